@@ -1,0 +1,74 @@
+# Everything runs in .venv, made on first use from settings.ini and constraints.txt.
+# PYTHON: the interpreter that makes .venv (3.11 or later). JOBS: notebooks run at once. ARGS: passed on to the command.
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+PINS := settings.ini setup.py pyproject.toml constraints.txt
+# stamp files: what was installed last is newer than what says what to install
+RUNTIME := .venv/.installed-runtime
+DEV := .venv/.installed-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: help install pilot test export readme docs lab constraints clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# pip is what `venv` puts in last: an interrupted one is made again
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"arc_jepa needs Python 3.11 or later, this is {sys.version.split()[0]}: make PYTHON=python3.11 ..."'
+	$(PYTHON) -m venv --clear .venv
+
+$(RUNTIME): $(PINS) | $(BIN)/pip
+	@echo 'Installing arc_jepa into .venv (a minute or two, torch is the large part) ...'
+	$(INSTALL) .
+	@touch $@
+
+$(DEV): $(PINS) | $(BIN)/pip
+	@echo 'Installing arc_jepa and its development tools into .venv (a minute or two, torch is the large part) ...'
+	$(INSTALL) '.[dev]'
+	@touch $(RUNTIME) $@
+
+install: $(DEV) ## make .venv with the package (editable) and the development tools
+
+pilot: $(RUNTIME) ## the whole way on a small scale: data, training, solving, a report
+	$(BIN)/arc-jepa pilot $(ARGS)
+
+test: $(DEV) ## notebooks and package in step, notebooks run, pytest
+	@echo '== 1/3 notebooks, modules and README are in step'
+	$(BIN)/python .ci/in_step.py
+	@echo '== 2/3 every notebook runs from top to bottom'
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(JOBS) --do_print --timing
+	@echo '== 3/3 tests'
+	$(BIN)/python -m pytest $(ARGS)
+
+export: $(DEV) ## write modules and README from the notebooks, and clean the notebooks
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python .ci/readme.py
+
+readme: $(DEV) ## write README.md from nbs/index.ipynb
+	$(BIN)/python .ci/readme.py
+
+docs: $(DEV) ## write the notebooks as pages to docs/_build
+	$(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir docs/_build $$(find nbs -name '*.ipynb' -not -path '*/.*' | sort)
+
+lab: $(DEV) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir nbs $(ARGS)
+
+constraints: ## write constraints.txt from the newest versions that settings.ini allows; then run `make test`
+	rm -rf build/venv && $(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet '.[dev]'
+	{ head -n 1 constraints.txt; build/venv/bin/python -m pip freeze --all | grep -v -e '^pip==' -e '@ ' | sed 's/+cpu$$//'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## remove builds and caches; .venv and artifacts stay
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .hypothesis
+	find . -path ./.venv -prune -o -path ./artifacts -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,146 @@
+"""Every command line in the documentation exists, and runs here on a small scale.
+
+To document a command, add one line to RUNS: the command as documented, and what to append so that it ends in seconds. The lines run in
+this order in one empty folder, so that a later one finds what an earlier one wrote.
+"""
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import typer.main
+
+from arc_jepa.commands import app
+
+TOP = Path(__file__).resolve().parent.parent
+PROGRAM = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")']
+
+RUNS = {  # documented command: appended words
+    'arc-jepa --version': '',
+    'arc-jepa --help': '',
+}
+NOT_RUN = {  # documented command: why no test runs it
+    'make pilot': 'makes an environment and installs into it; what it then calls is `arc-jepa pilot`, which runs above',
+    'make test': 'is what runs this test',
+    'make install': 'makes an environment and installs into it',
+    'make lab': 'opens a server that stays',
+    'make docs': 'writes pages of all notebooks, which takes minutes',
+    'make export': 'writes to the tree; `make test` compares what it would write',
+    'make readme': 'writes to the tree; `make test` compares what it would write',
+    'make constraints': 'installs the newest versions from the network',
+    'make clean': 'removes files from the tree',
+    'make help': 'says what there is',
+}
+
+
+def texts():
+    "(name, markdown) of everything that documents: README, the other .md files, the prose of all notebooks."
+    for path in [*sorted(TOP.glob('*.md')), TOP / 'docs' / 'README.md', TOP / 'artifacts' / 'README.md']:
+        yield path.relative_to(TOP).as_posix(), path.read_text()
+    for path in sorted((TOP / 'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' not in path.parts:
+            for cell in nbformat.read(path, as_version=4).cells:
+                if cell.cell_type == 'markdown':
+                    yield path.relative_to(TOP).as_posix(), cell.source
+
+
+def our_command(line):
+    "The words of an `arc-jepa` or `make` command line as documented, or None for any other line."
+    words = shlex.split(line, comments=True)
+    while words and (words[0] == '$' or re.fullmatch(r'[A-Z_]+=.*', words[0])):
+        words = words[1:]
+    if words and words[0].rpartition('/')[2] in ('arc-jepa', 'make'):
+        return [words[0].rpartition('/')[2], *words[1:]]
+    return None
+
+
+def commands(markdown):
+    "The command lines in the fenced shell blocks of a text: continued lines joined, chains and pipes taken apart."
+    for block in re.findall(r'^[ \t]*```(?:bash|sh|shell|console)\n(.*?)^[ \t]*```', markdown, flags=re.M | re.S):
+        for line in re.sub(r'\\\n\s*', ' ', block).splitlines():
+            for part in re.split(r'&&|\|\|?|;', line):
+                if words := our_command(part):
+                    yield shlex.join(words)
+
+
+def inline_commands(markdown):
+    "Commands named in running text, as in `arc-jepa train`."
+    prose = re.sub(r'^[ \t]*```.*?^[ \t]*```', '', markdown, flags=re.M | re.S)
+    yield from re.findall(r'`((?:arc-jepa|make) [a-z-][^`\n]*)`', prose)
+
+
+DOCUMENTED = {command: name for name, markdown in texts() for command in commands(markdown)}
+MENTIONED = {command: name for name, markdown in texts() for command in inline_commands(markdown)}
+PARSER = typer.main.get_command(app)
+
+
+def unknown(command):
+    "What is wrong with a command line: a subcommand, flag or make target that does not exist; '' when nothing is."
+    program, *words = shlex.split(command)
+    if program == 'make':
+        targets = set(re.findall(r'^([a-z]+):', (TOP / 'Makefile').read_text(), flags=re.M))
+        return ', '.join(f'no target {w}' for w in words if w not in targets and '=' not in w)
+    at = PARSER
+    while hasattr(at, 'commands') and words and not words[0].startswith('-'):
+        if words[0] not in at.commands:
+            return f'no subcommand {words[0]}'
+        at, words = at.commands[words[0]], words[1:]
+    flags = {'--help', *(flag for parameter in at.params for flag in (*parameter.opts, *parameter.secondary_opts))}
+    given = [w.partition('=')[0] for w in words if re.match(r'--?[a-zA-Z]', w)]
+    return ', '.join(f'{at.name} has no flag {flag}' for flag in given if flag not in flags)
+
+
+def subcommands(at=PARSER, path=('arc-jepa',)):
+    "Every subcommand as (words, parsed command)."
+    for name, command in getattr(at, 'commands', {}).items():
+        yield from subcommands(command, (*path, name)) if getattr(command, 'commands', None) else [((*path, name), command)]
+
+
+def test_commands_are_found_in_the_documentation():
+    text = '```bash\n$ arc-jepa a --b \\\n    1 | tee x  # c\nX=1 .venv/bin/arc-jepa d && make e; ls\n```\nsee `arc-jepa f` and `make test`'
+    assert list(commands(text)) == ['arc-jepa a --b 1', 'arc-jepa d', 'make e']
+    assert list(inline_commands(text)) == ['arc-jepa f', 'make test']
+    assert {'make pilot', 'make test'} <= DOCUMENTED.keys()
+
+
+def test_what_does_not_exist_is_noticed():
+    assert unknown('arc-jepa no-such-thing') == 'no subcommand no-such-thing'
+    assert 'no flag --no-such-flag' in unknown('arc-jepa --no-such-flag')
+    assert unknown('make no-such-target') == 'no target no-such-target'
+    assert unknown('arc-jepa --version') == unknown('make test JOBS=1') == ''
+
+
+@pytest.mark.parametrize('command', sorted(DOCUMENTED.keys() | MENTIONED.keys()))
+def test_documented_command_exists(command):
+    wrong = unknown(command)
+    assert not wrong, f'{DOCUMENTED.get(command) or MENTIONED.get(command)}: {command}: {wrong}'
+
+
+@pytest.mark.parametrize('command', sorted(DOCUMENTED))
+def test_documented_command_has_a_run(command):
+    assert command in RUNS or command in NOT_RUN, f'{DOCUMENTED[command]} documents {command!r}: add it to RUNS with words that make it small'
+
+
+@pytest.mark.parametrize('words, command', [pytest.param(w, c, id=' '.join(w)) for w, c in subcommands()])
+def test_help_of_each_subcommand_has_an_example_that_exists(words, command):
+    examples = re.findall(r'arc-jepa [a-z-][^\n`\[]*', '\n'.join(filter(None, (command.help, command.epilog))))
+    assert any(example.startswith(' '.join(words)) for example in examples), f"{' '.join(words)} --help shows no example"
+    assert not any(unknown(example) for example in examples), [unknown(example) for example in examples]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Where all the runs happen, one after the other."
+    return tmp_path_factory.mktemp('documented')
+
+
+@pytest.mark.parametrize('command', RUNS)
+def test_documented_command_runs(command, folder):
+    words = [*shlex.split(command)[1:], *shlex.split(RUNS[command])]
+    answer = subprocess.run([*PROGRAM, *words], cwd=folder, capture_output=True, text=True, timeout=600,
+                            env={**os.environ, 'PYTHONPATH': str(TOP)})
+    assert answer.returncode == 0, f'{shlex.join(words)}\n{answer.stdout[-3000:]}\n{answer.stderr[-3000:]}'
