@@ -15,6 +15,8 @@ PINS := settings.ini setup.py pyproject.toml constraints.txt
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# pip says nothing for most of a minute while it unpacks: a dot every other second shows that it is alive
+ALIVE := (while sleep 2; do printf . >&2; done) & alive=$$!; trap 'kill $$alive; echo >&2' EXIT;
 
 .PHONY: help install pilot test export readme docs lab constraints clean
 
@@ -28,12 +30,12 @@ $(BIN)/pip:
 
 $(RUNTIME): $(PINS) | $(BIN)/pip
 	@echo 'Installing arc_jepa into .venv (a minute or two, torch is the large part) ...'
-	$(INSTALL) .
+	@$(ALIVE) $(INSTALL) .
 	@touch $@
 
 $(DEV): $(PINS) | $(BIN)/pip
 	@echo 'Installing arc_jepa and its development tools into .venv (a minute or two, torch is the large part) ...'
-	$(INSTALL) '.[dev]'
+	@$(ALIVE) $(INSTALL) '.[dev]'
 	@touch $(RUNTIME) $@
 
 install: $(DEV) ## make .venv with the package (editable) and the development tools

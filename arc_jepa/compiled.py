@@ -10,15 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Callable
 
-import numba, numpy as np
+import llvmlite.binding, numba, numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import caching, cgutils
-from numba.extending import intrinsic
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import ConcreteTemplate, infer_global
+from numba.extending import intrinsic, overload
 
 # %% auto #0
 __all__ = ['PACKAGE', 'BUFFER', 'KERNEL_SIGNATURE', 'source_stamp', 'ProvidedDirectory', 'BesideModule', 'UserDirectory', 'jit',
-           'kernel_addresses', 'pointer', 'call_kernel']
+           'kernel_addresses', 'shared', 'pointer', 'call_kernel']
 
 # %% ../nbs/02_compiled.ipynb #020005
 PACKAGE = Path(__file__).parent if '__file__' in globals() else Path(import_module('arc_jepa').__file__).parent
@@ -79,10 +81,43 @@ def kernel_addresses(functions: dict[str, Callable], label: str = 'compiling ker
 
     Compiled at the first use on a machine (about a third of a second each), read from disk later (milliseconds). A progress bar appears when it takes more than a second."""
     from tqdm.auto import tqdm
-    bar = tqdm(functions.items(), desc=label, delay=1, leave=False, mininterval=0.5, file=sys.stderr)
-    return np.array([_kernel(f).address for _, f in bar], dtype=np.int64)
+    helpers = [s for s in _SHARED if _load_shared.cache_info().currsize < len(_SHARED)]     # in the order of definition: a later one may call an earlier one
+    bar = tqdm([(_load_shared, s) for s in helpers] + [(_kernel, f) for f in functions.values()], desc=label, delay=1, leave=False, mininterval=0.5, file=sys.stderr)
+    loaded = [load(what) for load, what in bar]
+    return np.array([kernel.address for kernel in loaded[len(helpers):]], dtype=np.int64)
 
-# %% ../nbs/02_compiled.ipynb #020015
+# %% ../nbs/02_compiled.ipynb #020013
+_SHARED: dict[str, tuple[Callable, types.Type]] = {}
+
+def shared(*arguments: types.Type) -> Callable:
+    """Compile a helper of kernels once, under a symbol, for these argument types; it returns an int64.
+
+    For functions that only kernels call: `kernel_addresses` loads all of them before it loads the first kernel."""
+    signature = types.int64(*arguments)
+    def decorate(function: Callable) -> Callable:
+        symbol = f'{function.__module__}.{function.__qualname__}'
+        _SHARED[symbol] = function, signature
+        called = type(symbol, (ConcreteTemplate,), {'key': function, 'cases': [signature]})
+        infer_global(function, types.Function(called))
+        @lower_builtin(function, *arguments)
+        def call(context, builder, _, values):
+            c_type = ir.FunctionType(context.get_value_type(signature.return_type), [context.get_value_type(t) for t in arguments])
+            return builder.call(cgutils.get_or_insert_function(builder.module, c_type, symbol), values)
+        @overload(function, strict=False)
+        def on_arrays(*given):                     # compiled code that works on arrays, for a check, takes in a copy as usual
+            return function if isinstance(given[0], types.Array) else None
+        return function
+    return decorate
+
+@lru_cache(maxsize=None)
+def _load_shared(symbol: str):
+    "Compile the helper, or read it from disk, and tell the linker where it is."
+    function, signature = _SHARED[symbol]
+    compiled = _with_our_cache(lambda: numba.cfunc(signature, cache=True)(function))
+    llvmlite.binding.add_symbol(symbol, compiled.address)
+    return compiled                                # kept, so that the code stays in memory
+
+# %% ../nbs/02_compiled.ipynb #020017
 @intrinsic
 def pointer(typing_context, array, offset):
     "Raw pointer to `array[offset]`, for a contiguous uint8 array; inside compiled code only."

@@ -14,22 +14,21 @@ import importlib.util
 import json
 import mmap
 import os
-import secrets
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from .config import atomic_file
 from .grid import GridError, Pair, Task
 
 # %% auto #0
-__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'did_you_mean', 'atomic_file', 'write_manifest', 'ManifestFile',
-           'load_tasks', 'load_task', 'content_key']
+__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'did_you_mean', 'write_manifest', 'ManifestFile', 'load_tasks',
+           'load_task', 'content_key']
 
 # %% ../nbs/03_datasets.ipynb #030005
 class DatasetError(ValueError):
@@ -157,33 +156,7 @@ def _from_files(paths: Sequence[Path], name: str, skip_bad: bool) -> TaskSet:
                 skipped += 1
     return TaskSet(tuple(tasks), name, skipped=skipped)
 
-# %% ../nbs/03_datasets.ipynb #030030
-@contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    "A binary file to write; it takes the place of `path` when the block ends well. If the block raises, `path` stays as it was and nothing is left behind."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(6)}.tmp')   # beside it: only within one file system is renaming atomic
-    try:
-        with open(temporary, 'xb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
 # %% ../nbs/03_datasets.ipynb #030031
-def _sync_folder(folder: Path) -> None:
-    "Make a renaming itself durable, where the system can (POSIX)."
-    if os.name != 'posix': return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try: os.fsync(descriptor)
-    finally: os.close(descriptor)
-
-# %% ../nbs/03_datasets.ipynb #030034
 def _plain(x: Any) -> Any:
     "NumPy values in metadata, as JSON knows them."
     if isinstance(x, (np.generic, np.ndarray)): return x.tolist()
@@ -197,7 +170,7 @@ def _manifest_line(record: Task | dict, where: str) -> bytes:
     except (TypeError, ValueError) as error:
         raise DatasetError(f'{where}: task {task.id}: cannot be written as JSON: {error}; metadata holds text, finite numbers, lists and objects') from None
 
-# %% ../nbs/03_datasets.ipynb #030035
+# %% ../nbs/03_datasets.ipynb #030032
 def write_manifest(path: str | os.PathLike,         # ends in `.jsonl` or `.jsonl.gz`
                    records: Iterable[Task | dict],  # tasks, or objects as in ARC JSON with an `id`; may be a generator
                   ) -> int:                         # how many were written
@@ -213,7 +186,7 @@ def write_manifest(path: str | os.PathLike,         # ends in `.jsonl` or `.json
 
 _MANIFEST_SUFFIXES = ('.jsonl', '.jsonl.gz')
 
-# %% ../nbs/03_datasets.ipynb #030039
+# %% ../nbs/03_datasets.ipynb #030036
 _BLOCK = 1 << 24   # bytes looked at in one go
 
 def _line_index(data: mmap.mmap | bytes) -> tuple[np.ndarray, str]:
@@ -230,7 +203,7 @@ def _line_index(data: mmap.mmap | bytes) -> tuple[np.ndarray, str]:
     for i in np.flatnonzero(length == 1): filled[i] = data[int(starts[i])] != ord('\r')
     return np.stack([starts, np.arange(1, len(starts) + 1)], axis=1)[filled], digest.hexdigest()[:16]
 
-# %% ../nbs/03_datasets.ipynb #030042
+# %% ../nbs/03_datasets.ipynb #030039
 _INDEX_HEADER = 256   # bytes of JSON before the int64 pairs
 
 def _stamp(path: Path) -> dict:
@@ -248,7 +221,7 @@ def _saved_index(path: Path) -> tuple[np.ndarray, str] | None:
     if not lines: return np.empty((0, 2), np.int64), content_hash
     return np.memmap(beside, '<i8', 'r', offset=_INDEX_HEADER, shape=(lines, 2)), content_hash
 
-# %% ../nbs/03_datasets.ipynb #030043
+# %% ../nbs/03_datasets.ipynb #030040
 def _save_index(path: Path, stamp: dict, index: np.ndarray, content_hash: str) -> None:
     "Keep an index beside its manifest, if the folder may be written to."
     header = json.dumps({**stamp, 'lines': len(index), 'content_hash': content_hash}).ljust(_INDEX_HEADER)
@@ -256,7 +229,7 @@ def _save_index(path: Path, stamp: dict, index: np.ndarray, content_hash: str) -
         with atomic_file(f'{path}.idx') as file: file.write(header.encode() + index.astype('<i8').tobytes())
     except OSError: pass   # a read-only folder: the index is only made again next time
 
-# %% ../nbs/03_datasets.ipynb #030046
+# %% ../nbs/03_datasets.ipynb #030043
 def _open_unpacked(path: Path) -> BinaryIO:
     "The manifest as a plain file: itself, or an anonymous unpacked copy of a `.gz`."
     try: file = open(path, 'rb')
@@ -271,7 +244,7 @@ def _open_unpacked(path: Path) -> BinaryIO:
     unpacked.flush()
     return unpacked
 
-# %% ../nbs/03_datasets.ipynb #030047
+# %% ../nbs/03_datasets.ipynb #030044
 class ManifestFile(Sequence):
     "The tasks of a `.jsonl` or `.jsonl.gz` file, each parsed when asked for. Can be pickled: the other process opens the file itself."
 
@@ -299,7 +272,7 @@ class ManifestFile(Sequence):
 
     def __reduce__(self): return ManifestFile, (self.path,)
 
-# %% ../nbs/03_datasets.ipynb #030052
+# %% ../nbs/03_datasets.ipynb #030049
 def _from_manifest(path: Path, name: str, skip_bad: bool) -> TaskSet:
     "A manifest as a `TaskSet` that parses lazily; with `skip_bad`, bad lines are found in advance, left out and counted."
     source = ManifestFile(path)
@@ -313,7 +286,7 @@ def _is_task(source: ManifestFile, i: int) -> bool:
     except (DatasetError, GridError): return False
     return True
 
-# %% ../nbs/03_datasets.ipynb #030056
+# %% ../nbs/03_datasets.ipynb #030053
 def load_tasks(name_or_path: str | os.PathLike,  # one of `DATASET_NAMES`, a folder, `.json`, `.jsonl` or `.jsonl.gz`
                skip_bad: bool = False,           # leave out and count what is not a task, instead of raising
               ) -> TaskSet:
@@ -335,7 +308,7 @@ def _folders_with_tasks(path: Path) -> str:
     found = sorted({file.parent.name for file in path.glob('*/*.json')})
     return f'; there are some in {", ".join(found)}' if found else ''
 
-# %% ../nbs/03_datasets.ipynb #030060
+# %% ../nbs/03_datasets.ipynb #030057
 def load_task(spec: str | os.PathLike) -> Task:   # `arc1/training/00d62c1b`, `task.json`, `manifest.jsonl/synthetic-7`
     "One task by name and id, or from a file that holds exactly one. Raises `DatasetError`, which suggests similar ids."
     text = os.fspath(spec).rstrip('/')
@@ -351,7 +324,7 @@ def load_task(spec: str | os.PathLike) -> Task:   # `arc1/training/00d62c1b`, `t
             if id in _published(other): raise DatasetError(f'{parent}: no task {id!r}; it is in {other}')
     return tasks[id]
 
-# %% ../nbs/03_datasets.ipynb #030064
+# %% ../nbs/03_datasets.ipynb #030061
 def _orientations(grid: np.ndarray) -> list[np.ndarray]:
     "The grid in its 8 symmetries, always in the same sequence."
     return [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
@@ -363,7 +336,7 @@ def _colour_free(role: bytes, *grids: np.ndarray) -> tuple[bytes, bytes]:
     shapes = bytes(side for grid in grids for side in grid.shape)
     return role + shapes + cells.translate(bytes.maketrans(colours, bytes(range(len(colours))))), colours
 
-# %% ../nbs/03_datasets.ipynb #030066
+# %% ../nbs/03_datasets.ipynb #030063
 def content_key(task: Task) -> str:
     """32 hexadecimal digits, the same for a task in any of its 8 symmetries, under any permutation of the 10 colours (each applied
     to the whole task), and with its demonstrations or tests in another order; independent of id, metadata and test outputs."""

@@ -202,27 +202,37 @@ def _runs(grid: np.ndarray) -> dict[int, list[tuple[int, int, int]]]:
     "Maximal horizontal runs of one colour: colour → [(row, column, length)]."
     runs: dict[int, list[tuple[int, int, int]]] = {}
     for r, row in enumerate(grid):
-        starts = np.flatnonzero(np.diff(row, prepend=N_COLOURS))
+        starts = np.flatnonzero(np.diff(row, prepend=255))   # 255 is no colour, so the first cell starts a run
         for c, end in zip(starts, [*starts[1:], len(row)]): runs.setdefault(int(row[c]), []).append((r, int(c), int(end - c)))
     return runs
 
 # %% ../nbs/00_grid.ipynb #000049
-def grid_svg(grid: np.ndarray,                # colours, H×W
-             cell: int = 8,                   # pixels a cell
-             mark: np.ndarray | None = None,  # bool, H×W: cells to point at, for example the wrong ones of an attempt
+def _colour_paths(grid: np.ndarray, visible: np.ndarray | None) -> list[str]:
+    "One SVG path for each colour; where all cells are visible, the colour with the most runs is one rectangle beneath the others."
+    runs = _runs(grid if visible is None else np.where(visible, grid, N_COLOURS).astype(np.uint8))
+    runs.pop(N_COLOURS, None)
+    shapes = {colour: ''.join(f'M{c} {r}h{n}v1h-{n}z' for r, c, n in places) for colour, places in runs.items()}
+    beneath = max(sorted(runs), key=lambda colour: len(runs[colour])) if visible is None else None
+    if beneath is not None: shapes[beneath] = f'M0 0h{grid.shape[1]}v{grid.shape[0]}H0z'
+    return [f'<path fill="{PALETTE[colour]}" d="{shapes[colour]}"/>' for colour in sorted(shapes, key=lambda colour: (colour != beneath, colour))]
+
+# %% ../nbs/00_grid.ipynb #000050
+def grid_svg(grid: np.ndarray,                   # colours, H×W
+             cell: int = 8,                      # pixels a cell
+             mark: np.ndarray | None = None,     # bool, H×W: cells to point at, for example the wrong ones of an attempt
+             visible: np.ndarray | None = None,  # bool, H×W: cells to draw; the others stay open
             ) -> str:
     "One grid as an inline `<svg>` element, `cell` pixels to a cell, with its size as the accessible label."
     height, width = grid.shape
-    paths = [f'<path fill="{PALETTE[colour]}" d="{"".join(f"M{c} {r}h{n}v1h-{n}z" for r, c, n in runs)}"/>' for colour, runs in sorted(_runs(grid).items())]
     lines = ''.join(f'M0 {r}h{width}' for r in range(height + 1)) + ''.join(f'M{c} 0v{height}' for c in range(width + 1))
-    paths.append(f'<path fill="none" stroke="{_BORDER}" stroke-width="{1 / cell:.3g}" d="{lines}"/>')
+    paths = _colour_paths(grid, visible) + [f'<path fill="none" stroke="{_BORDER}" stroke-width="{1 / cell:.3g}" d="{lines}"/>']
     if mark is not None:
         rings = ''.join(f'<circle cx="{c + .5}" cy="{r + .5}" r=".25"/>' for r, c in np.argwhere(mark))
         paths.append(f'<g fill="#fff" stroke="#000" stroke-width=".1">{rings}</g>')
     return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{grid_size(grid)} grid" width="{width * cell + 1}" height="{height * cell + 1}" '
             f'viewBox="{-.5 / cell:.4g} {-.5 / cell:.4g} {width + 1 / cell:.4g} {height + 1 / cell:.4g}">{"".join(paths)}</svg>')
 
-# %% ../nbs/00_grid.ipynb #000052
+# %% ../nbs/00_grid.ipynb #000053
 def verdict(attempt: np.ndarray, output: np.ndarray | None) -> tuple[bool | None, str]:
     "Is the attempt right (`None`: nobody can tell, the output is hidden), and in words how far off it is."
     if output is None: return None, '? output hidden'
@@ -230,7 +240,7 @@ def verdict(attempt: np.ndarray, output: np.ndarray | None) -> tuple[bool | None
     wrong = int((attempt != output).sum())
     return (True, '✓ right') if not wrong else (False, f'✗ {wrong} of {output.size} cells wrong')
 
-# %% ../nbs/00_grid.ipynb #000054
+# %% ../nbs/00_grid.ipynb #000055
 def _attempts_for(task: Task, attempts: Sequence | None) -> list[list[np.ndarray]]:
     "Attempts as one list of grids for each test; a lone grid counts as one attempt. Raises `GridError` if their number does not fit."
     if attempts is None: return [[] for _ in task.tests]
@@ -239,35 +249,39 @@ def _attempts_for(task: Task, attempts: Sequence | None) -> list[list[np.ndarray
     tries = [[a] if isinstance(a, np.ndarray) else list(a or ()) for a in attempts]
     return [[as_grid(grid, f'attempts[{t}][{i}]') for i, grid in enumerate(grids)] for t, grids in enumerate(tries)]
 
-# %% ../nbs/00_grid.ipynb #000057
-def _figure(grid: np.ndarray | None, title: str, cell: int, mark: np.ndarray | None = None, colour: str = 'inherit') -> str:
-    "One grid under its title; a hidden one leaves a dashed place."
-    picture = ('<span style="display:inline-block;padding:8px 12px;border:1px dashed #888">hidden</span>' if grid is None else grid_svg(grid, cell, mark))
-    return f'<span style="display:inline-block;margin:2px;vertical-align:top"><span style="display:block;color:{colour}">{title}</span>{picture}</span>'
+# %% ../nbs/00_grid.ipynb #000058
+def _figure(grid: np.ndarray | None, title: str, cell: int, mark: np.ndarray | None = None, note: str = '', colour: str = 'inherit') -> str:
+    "One grid, its title above and a note beneath, in the middle of the height that its neighbours leave; a hidden one leaves a dashed place."
+    picture = '<span style="padding:8px 12px;border:1px dashed #888;line-height:1.3">hidden</span>' if grid is None else f'<span style="line-height:0">{grid_svg(grid, cell, mark)}</span>'
+    below = f'<b style="color:{colour}">{note}</b>' if note else ''
+    return (f'<span style="display:flex;flex-direction:column;align-items:flex-start;margin:2px"><span>{title}</span>'
+            f'<span style="margin:auto 0">{picture}</span>{below}</span>')
 
-def _group(title: str, figures: list[str]) -> str:
+def _group(title: str, figures: list[str], colour: str = '#8886') -> str:
     "Figures that belong together, an arrow between the first two."
     body = '<span style="align-self:center;font-size:16px">→</span>'.join(figures[:2]) + ''.join(figures[2:])
-    return (f'<div style="padding:4px 8px;border-left:3px solid #8886"><b>{title}</b>'
+    return (f'<div style="padding:4px 8px;border-left:3px solid {colour}"><b>{title}</b>'
             f'<div style="display:flex;flex-wrap:wrap;gap:4px">{body}</div></div>')
 
-# %% ../nbs/00_grid.ipynb #000058
-_VERDICT_COLOUR = {True: '#1a9850', False: '#d73027', None: '#888888'}
+# %% ../nbs/00_grid.ipynb #000059
+_VERDICT_COLOUR = {True: '#1a9850', False: '#e5484d', None: '#888888'}
 
 def _test_group(number: int, test: Pair, attempts: list[np.ndarray], cell: int) -> str:
-    figures = [_figure(test.input, f'input {grid_size(test.input)}', cell),
-               _figure(test.output, 'expected' + ('' if test.output is None else f' {grid_size(test.output)}'), cell)]
+    blank = '&nbsp;' if attempts else ''   # a line as high as the verdicts, so that all grids stand level
+    figures = [_figure(test.input, f'input {grid_size(test.input)}', cell, note=blank),
+               _figure(test.output, 'expected' + ('' if test.output is None else f' {grid_size(test.output)}'), cell, note=blank)]
     for i, attempt in enumerate(attempts):
         right, words = verdict(attempt, test.output)
         mark = attempt != test.output if right is False and attempt.shape == test.output.shape else None
-        figures.append(_figure(attempt, f'attempt {i + 1} <b>{words}</b>', cell, mark, _VERDICT_COLOUR[right]))
-    return _group(f'test {number}', figures)
+        figures.append(_figure(attempt, f'attempt {i + 1}', cell, mark, words, _VERDICT_COLOUR[right]))
+    return _group(f'test {number}', figures, '#0074D9')
 
-# %% ../nbs/00_grid.ipynb #000059
+# %% ../nbs/00_grid.ipynb #000060
 def task_html(task: Task,
               attempts: Sequence | None = None,  # for each test a list of grids
               caption: str = '',                 # plain text under the heading
               cell: int | None = None,           # pixels a cell; by default from the largest grid
+              heading: bool = True,              # begin with the task's id
              ) -> str:                           # a self-contained HTML fragment
     "Demonstrations, test inputs, expected outputs and attempts, as HTML with inline SVG. Raises `GridError` if attempts do not fit the tests."
     tries = _attempts_for(task, attempts)
@@ -277,10 +291,11 @@ def task_html(task: Task,
               for i, p in enumerate(task.demonstrations)]
     groups += [_test_group(i + 1, test, tries[i], cell) for i, test in enumerate(task.tests)]
     note = f'<div>{html.escape(caption)}</div>' if caption else ''
-    return (f'<div class="arc-task" style="font:12px sans-serif;margin:6px 0"><div style="font-size:14px"><b>{html.escape(task.id)}</b></div>{note}'
+    name = f'<div style="font-size:14px"><b>{html.escape(task.id)}</b></div>' if heading else ''
+    return (f'<div class="arc-task" style="font:12px sans-serif;margin:6px 0">{name}{note}'
             f'<div style="display:flex;flex-wrap:wrap;gap:8px;margin-top:4px">{"".join(groups)}</div></div>')
 
-# %% ../nbs/00_grid.ipynb #000063
+# %% ../nbs/00_grid.ipynb #000064
 def _draw_grid(axes, grid: np.ndarray | None, title: str, colour: str = 'black', mark: np.ndarray | None = None) -> None:
     "Draw one grid into Matplotlib axes, with borders between cells; `None` draws an empty place."
     from matplotlib.colors import ListedColormap
@@ -303,7 +318,7 @@ def _draw_grid(axes, grid: np.ndarray | None, title: str, colour: str = 'black',
         rows, columns = np.nonzero(mark)
         axes.scatter(columns, rows, s=260 / max(grid.shape), c='white', edgecolors='black', linewidths=.8, zorder=3)
 
-# %% ../nbs/00_grid.ipynb #000064
+# %% ../nbs/00_grid.ipynb #000065
 def show_grids(grids: Sequence[np.ndarray],
                titles: Sequence[str] | None = None,  # by default the sizes
                columns: int = 8,                     # at most, in one row
@@ -320,7 +335,7 @@ def show_grids(grids: Sequence[np.ndarray],
     plt.close(figure)
     return figure
 
-# %% ../nbs/00_grid.ipynb #000067
+# %% ../nbs/00_grid.ipynb #000068
 def _draw_pair(axes, pair: Pair, name: str, is_test: bool) -> None:
     "One pair in one column of two axes, an arrow from input to output."
     _draw_grid(axes[0], pair.input, f'{name}\ninput {grid_size(pair.input)}')
@@ -337,7 +352,7 @@ def _draw_attempts(axes, attempts: list[np.ndarray], output: np.ndarray | None) 
         mark = attempt != output if right is False and attempt.shape == output.shape else None
         _draw_grid(axes[i % 2, i // 2], attempt, f'attempt {i + 1}\n{words}', _VERDICT_COLOUR[right], mark)
 
-# %% ../nbs/00_grid.ipynb #000068
+# %% ../nbs/00_grid.ipynb #000069
 def show_task(task: Task,
               attempts: Sequence | None = None,  # for each test a list of grids
               size: float = 1.9,                 # inches a grid
@@ -358,7 +373,7 @@ def show_task(task: Task,
     plt.close(figure)
     return figure
 
-# %% ../nbs/00_grid.ipynb #000069
+# %% ../nbs/00_grid.ipynb #000070
 def _draw_divider(figure, axes, column: int) -> None:
     "A line between the demonstrations and the first test; it stands where the layout has put their axes."
     from matplotlib.lines import Line2D
@@ -367,7 +382,7 @@ def _draw_divider(figure, axes, column: int) -> None:
     x = (left + right) / 2 / figure.bbox.width
     figure.add_artist(Line2D([x, x], [.02, .93], color='lightgrey', lw=1.5))
 
-# %% ../nbs/00_grid.ipynb #000075
+# %% ../nbs/00_grid.ipynb #000076
 def terminal_grid(grid: np.ndarray) -> str:
     "A grid in ANSI 24-bit background colours, a line for each row, two characters to a cell."
     def run(colour, length): return '\x1b[48;2;{};{};{}m'.format(*_RGB[colour]) + '  ' * length
@@ -375,7 +390,7 @@ def terminal_grid(grid: np.ndarray) -> str:
     for r, _, colour, length in sorted((r, c, colour, n) for colour, runs in _runs(grid).items() for r, c, n in runs): lines[r] += run(colour, length)
     return '\n'.join(line + '\x1b[0m' for line in lines)
 
-# %% ../nbs/00_grid.ipynb #000077
+# %% ../nbs/00_grid.ipynb #000078
 def _beside(left: np.ndarray, right: np.ndarray | None) -> str:
     "Two grids in a terminal, an arrow between; `None` prints a question mark."
     lefts = terminal_grid(left).split('\n')

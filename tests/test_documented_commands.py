@@ -22,6 +22,14 @@ PROGRAM = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_na
 RUNS = {  # documented command: appended words
     'arc-jepa --version': '',
     'arc-jepa --help': '',
+    'arc-jepa generate --config pilot_curriculum': 'phases.phase_i.count=10 phases.phase_ii.count=10 phases.phase_iii.count=10 held_out=5',
+    'arc-jepa train --config jepa_tiny': 'training.epochs=1 training.steps_per_epoch=4 training.batch_size=8',
+    'arc-jepa probe artifacts/jepa/jepa_tiny': '--tasks 16',
+    'arc-jepa train --config jepa_tiny training.epochs=1': '--output artifacts/jepa/again training.steps_per_epoch=2 training.batch_size=8',
+    'arc-jepa solve arc1/training/3428a4f5 --draw': '--max-nodes 20000',
+    'arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json': '--limit 4 --max-nodes 500',
+    'arc-jepa bench search --json': '',
+    'arc-jepa pilot': '--config pilot_tiny',
 }
 NOT_RUN = {  # documented command: why no test runs it
     'make pilot': 'makes an environment and installs into it; what it then calls is `arc-jepa pilot`, which runs above',

@@ -5,7 +5,8 @@
 # %% ../../nbs/11_grid_kernels.ipynb #110003
 from __future__ import annotations
 import numpy as np
-from ..compiled import jit
+from numba.types import int64
+from ..compiled import BUFFER, jit, shared
 from .types import *
 from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_LARGE, HEADER, MAX_CELLS, begin, finish, write_number
 
@@ -22,7 +23,7 @@ __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_t
            'fill_background', 'sort_lines', 'beside', 'above', 'under', 'where_equal']
 
 # %% ../../nbs/11_grid_kernels.ipynb #110006
-@jit
+@shared(BUFFER, BUFFER, int64, int64, int64, int64, int64)
 def _index_copy(source, target, height, width, origin, row_step, col_step):
     "target[r, c] = source cell number origin + r·row_step + c·col_step"
     status = begin(target, GRID, height, width)
@@ -66,13 +67,25 @@ def _crop(source, target, top, left, height, width):
     return _index_copy(source, target, height, width, top * w + left, w, 1)
 
 @jit
+def _tally(source):
+    "Counts of the ten colours, twelve bits each: colours 0-4 in the first number, 5-9 in the second. Two registers are faster than ten counters in memory."
+    low, high = np.int64(0), np.int64(0)
+    for i in range(np.int64(source[1]) * np.int64(source[2])):
+        colour = np.int64(source[HEADER + i])
+        if colour < 5: low += np.int64(1) << 12 * colour
+        else: high += np.int64(1) << 12 * (colour - 5)
+    return low, high
+
+@jit
+def _count_in(low, high, colour): return (low >> 12 * colour) & 4095 if colour < 5 else (high >> 12 * (colour - 5)) & 4095
+
+@shared(BUFFER)
 def _commonest(source):
     "The most frequent colour of a grid, the smaller on a tie."
-    cells = np.int64(source[1]) * np.int64(source[2])
+    low, high = _tally(source)
     best, best_count = 0, -1
     for colour in range(10):
-        count = 0
-        for i in range(cells): count += source[HEADER + i] == colour
+        count = _count_in(low, high, colour)
         if count > best_count: best, best_count = colour, count
     return best
 
@@ -111,7 +124,7 @@ def crop_to_colour(source, other, target, work, a, b):
     return _crop(source, target, top, left, bottom - top + 1, right - left + 1)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110013
-@jit
+@shared(BUFFER, BUFFER, BUFFER)
 def _keep_rows_columns(source, target, work):
     "Copy the rows r with work[r] = 1 and the columns c with work[64 + c] = 1."
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -171,13 +184,18 @@ def shrink(source, other, target, work, a, b):
     return _index_copy(source, target, h // k, w // k, 0, k * w, k)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110016
-@jit
+@shared(BUFFER, BUFFER, int64, int64)
 def _scale(source, target, rows, cols):
     h, w = np.int64(source[1]), np.int64(source[2])
     status = begin(target, GRID, h * rows, w * cols)
     if status: return status
-    for r in range(h * rows):
-        for c in range(w * cols): target[HEADER + r * w * cols + c] = source[HEADER + (r // rows) * w + c // cols]
+    at = HEADER
+    for r in range(h):
+        for _ in range(rows):
+            for c in range(w):
+                for _ in range(cols):
+                    target[at] = source[HEADER + r * w + c]
+                    at += 1
     return finish(target)
 
 def scale(source, other, target, work, a, b): return _scale(source, target, a, a)
@@ -196,22 +214,30 @@ def tile(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     status = begin(target, GRID, h * a, w * b)
     if status: return status
-    for r in range(h * a):
-        for c in range(w * b): target[HEADER + r * w * b + c] = source[HEADER + (r % h) * w + c % w]
+    at = HEADER
+    for _ in range(a):
+        for r in range(h):
+            for _ in range(b):
+                for c in range(w):
+                    target[at] = source[HEADER + r * w + c]
+                    at += 1
     return finish(target)
 
-@jit
+@shared(BUFFER, BUFFER, int64, int64, int64, int64)
 def _mirror_tile(source, target, down, right, first_down, first_right):
     "Tile 1 or 2 times each way, every second copy mirrored; `first_*`: the mirrored copy comes first."
     h, w = np.int64(source[1]), np.int64(source[2])
     status = begin(target, GRID, h * down, w * right)
     if status: return status
-    for r in range(h * down):
-        for c in range(w * right):
-            row, col = r % h, c % w
-            if (r // h + first_down) % 2: row = h - 1 - row
-            if (c // w + first_right) % 2: col = w - 1 - col
-            target[HEADER + r * w * right + c] = source[HEADER + row * w + col]
+    at = HEADER
+    for y in range(down):
+        for r in range(h):
+            row = h - 1 - r if (y + first_down) & 1 else r
+            for x in range(right):
+                first, step = (w - 1, -1) if (x + first_right) & 1 else (0, 1)
+                for c in range(w):
+                    target[at] = source[HEADER + row * w + first + c * step]
+                    at += 1
     return finish(target)
 
 def mirror(source, other, target, work, a, b):
@@ -248,32 +274,28 @@ def frame(source, other, target, work, a, b):
     return finish(target)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110019
-@jit
-def _fractal(source, target, where_background):
+@shared(BUFFER, BUFFER, int64, int64)
+def _fractal(source, target, colour, unlike):
+    "A copy of the grid at each of its cells that has `colour` (or, with `unlike`, has not), black elsewhere."
     h, w = np.int64(source[1]), np.int64(source[2])
     status = begin(target, GRID, h * h, w * w)
     if status: return status
-    for r in range(h * h):
-        for c in range(w * w):
-            here = (source[HEADER + (r // h) * w + c // w] == 0) == where_background
-            target[HEADER + r * w * w + c] = source[HEADER + (r % h) * w + c % w] if here else 0
+    at = HEADER
+    for y in range(h):
+        for r in range(h):
+            for x in range(w):
+                here = (source[HEADER + y * w + x] == colour) != (unlike != 0)
+                for c in range(w):
+                    target[at] = source[HEADER + r * w + c] if here else 0
+                    at += 1
     return finish(target)
 
-def fractal(source, other, target, work, a, b): return _fractal(source, target, False)
-def fractal_inverse(source, other, target, work, a, b): return _fractal(source, target, True)
-
-def fractal_commonest(source, other, target, work, a, b):
-    h, w, colour = np.int64(source[1]), np.int64(source[2]), _commonest(source)
-    status = begin(target, GRID, h * h, w * w)
-    if status: return status
-    for r in range(h * h):
-        for c in range(w * w):
-            here = source[HEADER + (r // h) * w + c // w] == colour
-            target[HEADER + r * w * w + c] = source[HEADER + (r % h) * w + c % w] if here else 0
-    return finish(target)
+def fractal(source, other, target, work, a, b): return _fractal(source, target, 0, 1)
+def fractal_inverse(source, other, target, work, a, b): return _fractal(source, target, 0, 0)
+def fractal_commonest(source, other, target, work, a, b): return _fractal(source, target, _commonest(source), 0)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110022
-@jit
+@shared(BUFFER, BUFFER)
 def _like(source, target):
     "Start `target` as a copy of the grid in `source`."
     begin(target, GRID, np.int64(source[1]), np.int64(source[2]))
@@ -286,26 +308,27 @@ def identity(source, other, target, work, a, b):
     return OK
 
 def recolour_all(source, other, target, work, a, b):
-    for i in range(_like(source, target)):
-        if source[HEADER + i]: target[HEADER + i] = a
+    for i in range(_like(source, target)): target[HEADER + i] = a if source[HEADER + i] else 0
     return OK
 
 def replace(source, other, target, work, a, b):
     for i in range(_like(source, target)):
-        if source[HEADER + i] == a: target[HEADER + i] = b
+        colour = np.int64(source[HEADER + i])
+        target[HEADER + i] = b if colour == a else colour      # a value that is always stored: no branch to mispredict
     return OK
 
 def swap(source, other, target, work, a, b):
     for i in range(_like(source, target)):
-        if source[HEADER + i] == a: target[HEADER + i] = b
-        elif source[HEADER + i] == b: target[HEADER + i] = a
+        colour = np.int64(source[HEADER + i])
+        target[HEADER + i] = b if colour == a else a if colour == b else colour
     return OK
 
 def keep_colour(source, other, target, work, a, b):
     kept = 0
     for i in range(_like(source, target)):
-        if source[HEADER + i] == a: kept += 1
-        else: target[HEADER + i] = 0
+        here = source[HEADER + i] == a
+        kept += here
+        target[HEADER + i] = a if here else 0
     return OK if kept else NOT_APPLICABLE
 
 def map_colours(source, other, target, work, a, b):
@@ -313,19 +336,18 @@ def map_colours(source, other, target, work, a, b):
     return OK
 
 # %% ../../nbs/11_grid_kernels.ipynb #110025
-@jit
+@shared(BUFFER, BUFFER)
 def _count_colours(source, work):
     "Counts of the ten colours as two bytes each in work[0:20]; returns how many colours occur."
-    for i in range(20): work[i] = 0
-    for i in range(np.int64(source[1]) * np.int64(source[2])):
-        at = 2 * np.int64(source[HEADER + i])
-        work[at] = (work[at] + 1) & 255
-        if work[at] == 0: work[at + 1] += 1
+    low, high = _tally(source)
     present = 0
-    for colour in range(10): present += work[2 * colour] != 0 or work[2 * colour + 1] != 0
+    for colour in range(10):
+        count = _count_in(low, high, colour)
+        work[2 * colour], work[2 * colour + 1] = count & 255, count >> 8
+        present += count > 0
     return present
 
-@jit
+@shared(BUFFER, int64, int64)
 def _ranked_colour(work, commonest, foreground):
     "Colour with the largest or smallest non-zero count in work; colour 0 is left out if `foreground`; −1 if there is none."
     best, best_count = -1, 0
@@ -428,34 +450,59 @@ def diagonal(source, other, target, work, a, b):
 
 # %% ../../nbs/11_grid_kernels.ipynb #110031
 @jit
-def _ray(source, target, h, w, r, c, dr, dc, colour, through):
-    "Paint from (r, c) in steps of (dr, dc) to the border; stops before a cell that is not background unless `through`."
+def _ray(source, target, h, w, r, c, dr, dc, colour):
+    "Paint from (r, c) in steps of (dr, dc) up to the border or the next cell that is not background."
     r, c = r + dr, c + dc
-    while 0 <= r < h and 0 <= c < w:
-        at = HEADER + r * w + c
-        if source[at] == 0: target[at] = colour
-        elif not through: return
+    while 0 <= r < h and 0 <= c < w and source[HEADER + r * w + c] == 0:
+        target[HEADER + r * w + c] = colour
         r, c = r + dr, c + dc
 
+# where `_rays` notes, for each row, column and diagonal, the colour and the row (plus one) of the last cell that sends a ray
+_ROW, _COLUMN, _COLUMN_AT, _DOWN, _DOWN_AT, _UP, _UP_AT = 0, 64, 128, 192, 288, 384, 480
+
 @jit
-def _rays(source, target, wanted, horizontal, vertical, diagonal, through):
+def _note_senders(source, work, h, w, wanted):
+    for i in range(576): work[i] = 0
+    for r in range(h):
+        for c in range(w):
+            colour = source[HEADER + r * w + c]
+            if colour == 0 or (wanted and colour != wanted): continue
+            work[_ROW + r] = work[_COLUMN + c] = work[_DOWN + r - c + w - 1] = work[_UP + r + c] = colour
+            work[_COLUMN_AT + c] = work[_DOWN_AT + r - c + w - 1] = work[_UP_AT + r + c] = r + 1
+
+@shared(BUFFER, BUFFER, BUFFER, int64, int64)
+def _rays(source, target, work, wanted, kind):
+    "Rays to the border through everything; `kind` 0 along rows, 1 columns, 2 both, 3 diagonals. Where rays cross, the sender that is last in reading order wins."
+    _like(source, target)
+    h, w = np.int64(source[1]), np.int64(source[2])
+    _note_senders(source, work, h, w, wanted)
+    for r in range(h):
+        for c in range(w):
+            if source[HEADER + r * w + c]: continue
+            if kind == 0: colour = work[_ROW + r]
+            elif kind == 1: colour = work[_COLUMN + c]
+            elif kind == 2: colour = work[_COLUMN + c] if work[_COLUMN_AT + c] > r or not work[_ROW + r] else work[_ROW + r]
+            else:
+                down, up = work[_DOWN_AT + r - c + w - 1], work[_UP_AT + r + c]
+                falling = down > up or (down == up and down > r)       # in one row below, the falling diagonal lies further right; above, further left
+                colour = work[_DOWN + r - c + w - 1] if falling else work[_UP + r + c]
+            target[HEADER + r * w + c] = colour
+    return OK
+
+def rays_horizontal(source, other, target, work, a, b): return _rays(source, target, work, a, 0)
+def rays_vertical(source, other, target, work, a, b): return _rays(source, target, work, a, 1)
+def rays_straight(source, other, target, work, a, b): return _rays(source, target, work, a, 2)
+def rays_diagonal(source, other, target, work, a, b): return _rays(source, target, work, a, 3)
+
+def rays_blocked(source, other, target, work, a, b):
     _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(h):
         for c in range(w):
             colour = source[HEADER + r * w + c]
-            if colour == 0 or (wanted and colour != wanted): continue
-            for dr in range(-1, 2):
-                for dc in range(-1, 2):
-                    if (dr == 0 and dc == 0) or (dr == 0 and not horizontal) or (dc == 0 and not vertical) or (dr and dc and not diagonal): continue
-                    _ray(source, target, h, w, r, c, dr, dc, colour, through)
+            if colour == 0 or (a and colour != a): continue
+            for k in range(4): _ray(source, target, h, w, r, c, (k == 3) - (k == 0), (k == 2) - (k == 1), colour)
     return OK
-
-def rays_horizontal(source, other, target, work, a, b): return _rays(source, target, a, True, False, False, True)
-def rays_vertical(source, other, target, work, a, b): return _rays(source, target, a, False, True, False, True)
-def rays_straight(source, other, target, work, a, b): return _rays(source, target, a, True, True, False, True)
-def rays_diagonal(source, other, target, work, a, b): return _rays(source, target, a, False, False, True, True)
-def rays_blocked(source, other, target, work, a, b): return _rays(source, target, a, True, True, False, False)
 
 def ray(source, other, target, work, a, b):
     _like(source, target)
@@ -463,7 +510,7 @@ def ray(source, other, target, work, a, b):
     dr, dc = (a == 1) - (a == 0), (a == 3) - (a == 2)
     for r in range(h):
         for c in range(w):
-            if source[HEADER + r * w + c]: _ray(source, target, h, w, r, c, dr, dc, source[HEADER + r * w + c], False)
+            if source[HEADER + r * w + c]: _ray(source, target, h, w, r, c, dr, dc, source[HEADER + r * w + c])
     return OK
 
 def connect(source, other, target, work, a, b):
@@ -566,14 +613,42 @@ def _period_fits(source, h, w, down, right, hole, work):
         if work[i] == 255: return False
     return True
 
+_DOWN_FITS, _RIGHT_FITS = 2048, 2112        # scratch: flags by period
+
 @jit
+def _note_periods(source, h, w, hole, work):
+    "Flags of the periods down 1…h and right 1…w that no two cells at that distance contradict: necessary, and quick to see."
+    for down in range(1, h + 1):
+        work[_DOWN_FITS + down], i = 1, 0
+        while i < (h - down) * w:
+            here, there = source[HEADER + i], source[HEADER + i + down * w]
+            if here != there and here != hole and there != hole:
+                work[_DOWN_FITS + down] = 0
+                break
+            i += 1
+    for right in range(1, w + 1):
+        work[_RIGHT_FITS + right] = 1
+        for r in range(h):
+            if not work[_RIGHT_FITS + right]: break
+            for c in range(w - right):
+                here, there = source[HEADER + r * w + c], source[HEADER + r * w + c + right]
+                if here != there and here != hole and there != hole:
+                    work[_RIGHT_FITS + right] = 0
+                    break
+
+@shared(BUFFER, int64, int64, int64, BUFFER)
 def _smallest_period(source, h, w, hole, work):
-    "Area-smallest (down, right) that fits with at least one repetition, as down·64 + right; −1 if none."
+    "Area-smallest (down, right) that fits with at least one repetition, as down·64 + right; −1 if none. Its tile is in work[0:]."
+    _note_periods(source, h, w, hole, work)
+    possible = 0
+    for down in range(1, h + 1): possible += work[_DOWN_FITS + down]
+    for right in range(1, w + 1): possible += work[_RIGHT_FITS + right]
+    if possible == 2: return -1                      # only the whole height and the whole width
     for area in range(1, h * w // 2 + 1):
         for down in range(1, min(h, area) + 1):
-            if area % down: continue
+            if not work[_DOWN_FITS + down] or area % down: continue
             right = area // down
-            if right <= w and _period_fits(source, h, w, down, right, hole, work): return down * 64 + right
+            if right <= w and work[_RIGHT_FITS + right] and _period_fits(source, h, w, down, right, hole, work): return down * 64 + right
     return -1
 
 def repair_tiling(source, other, target, work, a, b):
@@ -606,32 +681,44 @@ def symmetrise(source, other, target, work, a, b):
     return OK
 
 @jit
-def _neighbours_like(source, h, w, r, c, colour):
-    n = 0
+def _has_like(source, h, w, r, c, colour):
+    "Has one of the eight neighbours this colour?"
     for y in range(max(r - 1, 0), min(r + 2, h)):
-        for x in range(max(c - 1, 0), min(c + 2, w)): n += (y != r or x != c) and source[HEADER + y * w + x] == colour
-    return n
+        for x in range(max(c - 1, 0), min(c + 2, w)):
+            if source[HEADER + y * w + x] == colour and (y != r or x != c): return True
+    return False
 
 def remove_noise(source, other, target, work, a, b):
-    n, background = _like(source, target), _background(source, a)
-    h, w = np.int64(source[1]), np.int64(source[2])
+    _like(source, target)
+    background, h, w = _background(source, a), np.int64(source[1]), np.int64(source[2])
     for r in range(h):
         for c in range(w):
             colour = source[HEADER + r * w + c]
-            if colour != background and _neighbours_like(source, h, w, r, c, colour) == 0: target[HEADER + r * w + c] = background
+            if colour != background and not _has_like(source, h, w, r, c, colour): target[HEADER + r * w + c] = background
     return OK
+
+@jit
+def _column_tally(source, h, w, r, c):
+    "Counts of the colours in column c of rows r − 1 to r + 1, four bits each."
+    if c >= w: return np.int64(0)
+    counts = np.int64(0)
+    for y in range(max(r - 1, 0), min(r + 2, h)): counts += np.int64(1) << 4 * np.int64(source[HEADER + y * w + c])
+    return counts
 
 def smooth(source, other, target, work, a, b):
     _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(h):
+        left, middle = np.int64(0), _column_tally(source, h, w, r, 0)
         for c in range(w):
-            here = source[HEADER + r * w + c]
-            best, best_count = here, _neighbours_like(source, h, w, r, c, here) + 1
-            for colour in range(10):
-                count = _neighbours_like(source, h, w, r, c, colour)
-                if count > best_count: best, best_count = colour, count
+            right = _column_tally(source, h, w, r, c + 1)
+            counts, best = left + middle + right, np.int64(source[HEADER + r * w + c])
+            best_count = (counts >> 4 * best) & 15
+            if best_count < 5:                                         # five of nine are a majority already
+                for colour in range(10):
+                    if (counts >> 4 * colour) & 15 > best_count: best, best_count = colour, (counts >> 4 * colour) & 15
             target[HEADER + r * w + c] = best
+            left, middle = middle, right
     return OK
 
 def fill_holes(source, other, target, work, a, b):
@@ -666,10 +753,10 @@ def outline(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(h):
         for c in range(w):
-            if source[HEADER + r * w + c]: continue
+            if not source[HEADER + r * w + c]: continue
             for y in range(max(r - 1, 0), min(r + 2, h)):
                 for x in range(max(c - 1, 0), min(c + 2, w)):
-                    if source[HEADER + y * w + x] and (b == 8 or y == r or x == c): target[HEADER + r * w + c] = a
+                    if (b == 8 or y == r or x == c) and not source[HEADER + y * w + x]: target[HEADER + y * w + x] = a
     return OK
 
 def fill_background(source, other, target, work, a, b):

@@ -5,7 +5,8 @@
 # %% ../../nbs/12_object_kernels.ipynb #120003
 from __future__ import annotations
 import numpy as np
-from ..compiled import jit
+from numba.types import int64
+from ..compiled import BUFFER, jit, shared
 from ..objects import label_components, count_holes
 from .types import (GRID, OBJECTS, OBJECT, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_LARGE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, MAX_CELLS,
                                 begin, finish, write_number)
@@ -13,15 +14,16 @@ from .grid_kernels import _background
 
 # %% auto #0
 __all__ = ['PROPERTIES', 'objects4', 'objects8', 'shapes4', 'shapes8', 'regions', 'holes', 'colours', 'split', 'cells', 'measure',
-           'property_of', 'pick_max', 'pick_min', 'pick_odd', 'pick_nth', 'pick_only', 'keep_max', 'keep_min',
-           'drop_max', 'drop_min', 'with_colour', 'without_colour', 'on_border', 'inside', 'of_size', 'larger_than',
-           'squares', 'solid', 'with_holes', 'symmetric', 'crop', 'crop_box', 'crop_inside', 'isolate', 'erase',
-           'recolour', 'recolour_others', 'stencil', 'fill_box', 'fill_box_own', 'frame_box', 'recolour_by_rank',
-           'recolour_like_extreme', 'majority_each', 'rarest_each', 'flip_each', 'fall', 'move', 'extend_each', 'logic',
-           'overlay', 'join_right', 'join_down', 'list_colours', 'one_cell_each', 'count', 'colour_of']
+           'property_of', 'list_properties', 'pick_max', 'pick_min', 'pick_odd', 'pick_nth', 'pick_only', 'keep_max',
+           'keep_min', 'drop_max', 'drop_min', 'with_colour', 'without_colour', 'on_border', 'inside', 'of_size',
+           'larger_than', 'squares', 'solid', 'with_holes', 'symmetric', 'crop', 'crop_box', 'crop_inside', 'isolate',
+           'erase', 'recolour', 'recolour_others', 'stencil', 'fill_box', 'fill_box_own', 'frame_box',
+           'recolour_by_rank', 'recolour_like_extreme', 'majority_each', 'rarest_each', 'flip_each', 'fall', 'move',
+           'extend_each', 'logic', 'overlay', 'join_right', 'join_down', 'list_colours', 'one_cell_each', 'count',
+           'colour_of']
 
 # %% ../../nbs/12_object_kernels.ipynb #120006
-@jit
+@shared(BUFFER, BUFFER, int64)
 def _canvas(source, target, kind):
     "Start an objects value with the cells of `source` and labels 0; returns the number of cells."
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -30,7 +32,7 @@ def _canvas(source, target, kind):
     finish(target)
     return h * w
 
-@jit
+@shared(BUFFER, BUFFER, BUFFER, int64, int64, int64)
 def _segment(source, target, work, connectivity, by_colour, background):
     n_cells = _canvas(source, target, OBJECTS)
     n = label_components(target, HEADER, target, HEADER + n_cells, work, 0, np.int64(source[1]), np.int64(source[2]), connectivity, by_colour, background, MAX_OBJECTS)
@@ -38,11 +40,11 @@ def _segment(source, target, work, connectivity, by_colour, background):
     target[3] = n
     return OK
 
-def objects4(source, other, target, work, a, b): return _segment(source, target, work, 4, True, _background(source, a))
-def objects8(source, other, target, work, a, b): return _segment(source, target, work, 8, True, _background(source, a))
-def shapes4(source, other, target, work, a, b): return _segment(source, target, work, 4, False, _background(source, a))
-def shapes8(source, other, target, work, a, b): return _segment(source, target, work, 8, False, _background(source, a))
-def regions(source, other, target, work, a, b): return _segment(source, target, work, 4, True, -1)
+def objects4(source, other, target, work, a, b): return _segment(source, target, work, 4, 1, _background(source, a))
+def objects8(source, other, target, work, a, b): return _segment(source, target, work, 8, 1, _background(source, a))
+def shapes4(source, other, target, work, a, b): return _segment(source, target, work, 4, 0, _background(source, a))
+def shapes8(source, other, target, work, a, b): return _segment(source, target, work, 8, 0, _background(source, a))
+def regions(source, other, target, work, a, b): return _segment(source, target, work, 4, 1, -1)
 
 def holes(source, other, target, work, a, b):
     background = _background(source, a)
@@ -82,20 +84,29 @@ def split(source, other, target, work, a, b):
     target[3] = b
     return OK
 
-@jit
-def _uniform_line(source, h, w, index, is_row):
-    first = source[HEADER + (index * w if is_row else index)]
-    for k in range(w if is_row else h):
-        if source[HEADER + (index * w + k if is_row else k * w + index)] != first: return -1
-    return np.int64(first)
+_ROWS, _COLUMNS = 128, 192        # scratch: the colour of each row and column that has a single one, 255 for the others
 
 @jit
-def _bands(source, work, start, h, w, is_row, colour):
-    "work[start + i] = number of the band that line i is in (0 = separator of `colour`); returns the number of bands."
+def _note_uniform_lines(source, work, h, w):
+    for r in range(h):
+        work[_ROWS + r] = source[HEADER + r * w]
+        for c in range(1, w):
+            if source[HEADER + r * w + c] != source[HEADER + r * w]:
+                work[_ROWS + r] = 255
+                break
+    for c in range(w):
+        work[_COLUMNS + c] = source[HEADER + c]
+        for r in range(1, h):
+            if source[HEADER + r * w + c] != source[HEADER + c]:
+                work[_COLUMNS + c] = 255
+                break
+
+@jit
+def _bands(work, lines, n, colour, start):
+    "work[start + i] = number of the band that line i of n is in (0 = separator of `colour`); returns the number of bands."
     bands, inside = 0, False
-    for i in range(h if is_row else w):
-        if _uniform_line(source, h, w, i, is_row) == colour:
-            work[start + i], inside = 0, False
+    for i in range(n):
+        if work[lines + i] == colour: work[start + i], inside = 0, False
         else:
             if not inside: bands += 1
             work[start + i], inside = bands, True
@@ -103,13 +114,14 @@ def _bands(source, work, start, h, w, is_row, colour):
 
 def cells(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
+    _note_uniform_lines(source, work, h, w)
     best, best_parts = -1, 1
     for colour in range(10):
-        parts = _bands(source, work, 0, h, w, True, colour) * _bands(source, work, 64, h, w, False, colour)
+        parts = _bands(work, _ROWS, h, colour, 0) * _bands(work, _COLUMNS, w, colour, 64)
         if parts > best_parts and parts <= MAX_OBJECTS and (colour or best < 0): best, best_parts = colour, parts
     if best < 0: return NOT_APPLICABLE
-    columns = _bands(source, work, 64, h, w, False, best)
-    _bands(source, work, 0, h, w, True, best)
+    columns = _bands(work, _COLUMNS, w, best, 64)
+    _bands(work, _ROWS, h, best, 0)
     n_cells = _canvas(source, target, OBJECTS)
     for r in range(h):
         for c in range(w):
@@ -123,23 +135,27 @@ _RECORD = 10
 _COUNTS = 4096        # scratch: 20 bytes of colour counts
 _SEEN = 8192          # scratch for counting holes: flags, then the stack
 
-@jit
+@shared(BUFFER, BUFFER)
 def measure(source, work):
-    "Records of all objects of `source` in work[0:10·n]: top, left, bottom, right, area low, area high, colour, number of colours."
+    "Records of all objects of `source` in work[0:10·n]: top, left, bottom, right, area low, area high; returns how many objects there are."
     h, w, n = np.int64(source[1]), np.int64(source[2]), np.int64(source[3])
     for k in range(n):
         at = _RECORD * k
         work[at], work[at + 1], work[at + 2], work[at + 3], work[at + 4], work[at + 5] = 255, 255, 0, 0, 0, 0
-    for i in range(h * w):
-        k = np.int64(source[HEADER + h * w + i]) - 1
-        if k < 0: continue
-        r, c, at = i // w, i % w, _RECORD * k
-        if r < work[at]: work[at] = r
-        if c < work[at + 1]: work[at + 1] = c
-        if r > work[at + 2]: work[at + 2] = r
-        if c > work[at + 3]: work[at + 3] = c
-        area = np.int64(work[at + 4]) + 256 * np.int64(work[at + 5]) + 1
-        work[at + 4], work[at + 5] = area & 255, area >> 8
+    for r in range(h):
+        row, c = HEADER + h * w + r * w, 0
+        while c < w:                                                # by runs of one label
+            label, first = np.int64(source[row + c]), c
+            c += 1
+            while c < w and source[row + c] == label: c += 1
+            if label == 0: continue
+            at = _RECORD * (label - 1)
+            if work[at] == 255: work[at] = r
+            if first < work[at + 1]: work[at + 1] = first
+            if c - 1 > work[at + 3]: work[at + 3] = c - 1
+            work[at + 2], area = r, np.int64(work[at + 4]) + 256 * np.int64(work[at + 5]) + c - first
+            work[at + 4], work[at + 5] = area & 255, area >> 8
+    return n
 
 @jit
 def _area(work, k): return np.int64(work[_RECORD * k + 4]) + 256 * np.int64(work[_RECORD * k + 5])
@@ -152,7 +168,7 @@ def _height(work, k): return np.int64(work[_RECORD * k + 2]) - np.int64(work[_RE
 @jit
 def _width(work, k): return np.int64(work[_RECORD * k + 3]) - np.int64(work[_RECORD * k + 1]) + 1
 
-@jit
+@shared(BUFFER, BUFFER, int64)
 def _colour_counts(source, work, k):
     "Number of colours of object k; its colour counts as two bytes each in scratch."
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -168,7 +184,7 @@ def _colour_counts(source, work, k):
             work[at], work[at + 1] = count & 255, count >> 8
     return n
 
-@jit
+@shared(BUFFER, BUFFER, int64, int64)
 def _main_colour(source, work, k, skip):
     "The commonest colour of object k (the smaller on a tie), leaving `skip` out where there is another."
     _colour_counts(source, work, k)
@@ -190,7 +206,7 @@ def _same(source, work, i, j, with_colour):
             if here != there or (here and with_colour and source[HEADER + p] != source[HEADER + q]): return False
     return True
 
-@jit
+@shared(BUFFER, BUFFER, int64)
 def _symmetry(source, work, k):
     "How many of the two mirror symmetries (left-right, up-down) object k has."
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -203,18 +219,23 @@ def _symmetry(source, work, k):
             here = np.int64(source[HEADER + p]) if source[HEADER + h * w + p] == k + 1 else 99
             if here != (np.int64(source[HEADER + q]) if source[HEADER + h * w + q] == k + 1 else 99): across = 0
             if here != (np.int64(source[HEADER + s]) if source[HEADER + h * w + s] == k + 1 else 99): down = 0
+            if across + down == 0: return 0
     return across + down
 
-@jit
+@shared(BUFFER, BUFFER, int64)
 def _holes_of(source, work, k):
     "Enclosed regions in the box of object k."
+    if _height(work, k) < 3 or _width(work, k) < 3 or _area(work, k) == _height(work, k) * _width(work, k): return 0       # no room for one
     labels = HEADER + np.int64(source[1]) * np.int64(source[2])
     return count_holes(source, labels, np.int64(source[2]), k + 1, _top(work, k), _left(work, k), _height(work, k), _width(work, k), work, _SEEN, work, _SEEN + 2048)
 
 @jit
+def _touches_border(source, work, k): return work[_RECORD * k] == 0 or work[_RECORD * k + 1] == 0 or work[_RECORD * k + 2] == source[1] - 1 or work[_RECORD * k + 3] == source[2] - 1
+
+@jit
 def property_of(source, work, k, which):
     "Property number `which` (an index of `PROPERTIES`) of object k, after `measure`."
-    h, w, at = np.int64(source[1]), np.int64(source[2]), _RECORD * k
+    at = _RECORD * k
     if which == 0: return _area(work, k)
     if which == 1: return _height(work, k) * _width(work, k)
     if which == 2: return _height(work, k)
@@ -232,12 +253,28 @@ def property_of(source, work, k, which):
         for j in range(np.int64(source[3])): likes += _same(source, work, k, j, True)
         return likes
     if which == 13: return _main_colour(source, work, k, 0)
-    if which == 14: return np.int64(work[at] == 0 or work[at + 1] == 0 or work[at + 2] == h - 1 or work[at + 3] == w - 1)
+    if which == 14: return np.int64(_touches_border(source, work, k))
     colour = _main_colour(source, work, k, -1)
     return _area(work, k) - np.int64(work[_COUNTS + 2 * colour]) - 256 * np.int64(work[_COUNTS + 2 * colour + 1])
 
 # %% ../../nbs/12_object_kernels.ipynb #120016
+_VALUES = _COUNTS + 64
+_FLAGS = _COUNTS + 1024        # scratch: one byte for each object
+
+@shared(BUFFER, BUFFER, int64)
+def list_properties(source, work, which):
+    "`measure`, then property number `which` of every object to scratch, to be read with `_value`; returns how many objects there are."
+    n = measure(source, work)
+    for k in range(n):
+        value = property_of(source, work, k, which)
+        work[_VALUES + 2 * k], work[_VALUES + 2 * k + 1] = value & 255, value >> 8
+    return n
+
 @jit
+def _value(work, k): return np.int64(work[_VALUES + 2 * k]) + 256 * np.int64(work[_VALUES + 2 * k + 1])
+
+# %% ../../nbs/12_object_kernels.ipynb #120018
+@shared(BUFFER, BUFFER, int64)
 def _pick(source, target, keep):
     "The object value that holds object number `keep` alone."
     n_cells = _canvas(source, target, OBJECT)
@@ -245,33 +282,31 @@ def _pick(source, target, keep):
     target[3] = 1
     return OK
 
-@jit
+@shared(BUFFER, BUFFER, int64, int64)
 def _extreme(source, work, which, largest):
-    measure(source, work)
-    best, best_value = 0, property_of(source, work, 0, which)
-    for k in range(1, np.int64(source[3])):
-        value = property_of(source, work, k, which)
-        if (value > best_value) if largest else (value < best_value): best, best_value = k, value
+    "Number of the first object with the largest (or smallest) value of a property, after which `_value` tells all of them."
+    best = 0
+    for k in range(1, list_properties(source, work, which)):
+        if (_value(work, k) > _value(work, best)) if largest else (_value(work, k) < _value(work, best)): best = k
     return best
 
 def pick_max(source, other, target, work, a, b):
-    return NOT_APPLICABLE if source[3] < 2 else _pick(source, target, _extreme(source, work, a, True))
+    return NOT_APPLICABLE if source[3] < 2 else _pick(source, target, _extreme(source, work, a, 1))
 
 def pick_min(source, other, target, work, a, b):
-    return NOT_APPLICABLE if source[3] < 2 else _pick(source, target, _extreme(source, work, a, False))
+    return NOT_APPLICABLE if source[3] < 2 else _pick(source, target, _extreme(source, work, a, 0))
 
 def pick_odd(source, other, target, work, a, b):
     n = np.int64(source[3])
     if n < 3: return NOT_APPLICABLE
-    measure(source, work)
-    values, odd = _COUNTS + 64, -1
+    list_properties(source, work, a)
+    odd = -1
     for k in range(n):
-        value = property_of(source, work, k, a)
-        work[values + 2 * k], work[values + 2 * k + 1] = value & 255, value >> 8
-    for k in range(n):
-        shared = False
-        for j in range(n): shared |= j != k and work[values + 2 * j] == work[values + 2 * k] and work[values + 2 * j + 1] == work[values + 2 * k + 1]
-        if not shared:
+        shared_by = 0
+        for j in range(n):
+            if _value(work, j) == _value(work, k): shared_by += 1
+            if shared_by > 1: break
+        if shared_by == 1:
             if odd >= 0: return NOT_APPLICABLE
             odd = k
     return NOT_APPLICABLE if odd < 0 else _pick(source, target, odd)
@@ -282,8 +317,8 @@ def pick_nth(source, other, target, work, a, b):
 def pick_only(source, other, target, work, a, b):
     return NOT_APPLICABLE if source[3] != 1 else _pick(source, target, 0)
 
-# %% ../../nbs/12_object_kernels.ipynb #120018
-@jit
+# %% ../../nbs/12_object_kernels.ipynb #120020
+@shared(BUFFER, BUFFER, BUFFER, int64)
 def _renumber(source, target, work, flags):
     "Objects value with the objects k for which work[flags + k] is set, numbered anew in order; not applicable if none or all are kept."
     n, kept = np.int64(source[3]), 0
@@ -299,41 +334,37 @@ def _renumber(source, target, work, flags):
     target[3] = kept
     return OK
 
-_FLAGS = _COUNTS + 1024
-
-@jit
+@shared(BUFFER, BUFFER, BUFFER, int64, int64, int64)
 def _keep_extreme(source, target, work, which, largest, keep):
-    best = property_of(source, work, _extreme(source, work, which, largest), which)
-    for k in range(np.int64(source[3])): work[_FLAGS + k] = (property_of(source, work, k, which) == best) == keep
+    best = _value(work, _extreme(source, work, which, largest))
+    for k in range(np.int64(source[3])): work[_FLAGS + k] = (_value(work, k) == best) == (keep != 0)
     return _renumber(source, target, work, _FLAGS)
 
-def keep_max(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, True, True)
-def keep_min(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, False, True)
-def drop_max(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, True, False)
-def drop_min(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, False, False)
+def keep_max(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 1, 1)
+def keep_min(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 0, 1)
+def drop_max(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 1, 0)
+def drop_min(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 0, 0)
 
-def with_colour(source, other, target, work, a, b):
-    measure(source, work)
-    for k in range(np.int64(source[3])):
-        _colour_counts(source, work, k)
-        work[_FLAGS + k] = work[_COUNTS + 2 * a] != 0 or work[_COUNTS + 2 * a + 1] != 0
-    return _renumber(source, target, work, _FLAGS)
+@shared(BUFFER, BUFFER, BUFFER, int64, int64)
+def _by_colour(source, target, work, colour, present):
+    "The objects that have a colour (`present` 1) or lack it (0)."
+    n_cells = np.int64(source[1]) * np.int64(source[2])
+    for k in range(np.int64(source[3]) + 1): work[_FLAGS + k] = 1 - present
+    for i in range(n_cells):                                        # flag 0 is for the cells that belong to no object
+        if source[HEADER + i] == colour: work[_FLAGS + np.int64(source[HEADER + n_cells + i])] = present
+    return _renumber(source, target, work, _FLAGS + 1)
 
-def without_colour(source, other, target, work, a, b):
-    measure(source, work)
-    for k in range(np.int64(source[3])):
-        _colour_counts(source, work, k)
-        work[_FLAGS + k] = work[_COUNTS + 2 * a] == 0 and work[_COUNTS + 2 * a + 1] == 0
-    return _renumber(source, target, work, _FLAGS)
+def with_colour(source, other, target, work, a, b): return _by_colour(source, target, work, a, 1)
+def without_colour(source, other, target, work, a, b): return _by_colour(source, target, work, a, 0)
 
 def on_border(source, other, target, work, a, b):
     measure(source, work)
-    for k in range(np.int64(source[3])): work[_FLAGS + k] = property_of(source, work, k, 14)
+    for k in range(np.int64(source[3])): work[_FLAGS + k] = _touches_border(source, work, k)
     return _renumber(source, target, work, _FLAGS)
 
 def inside(source, other, target, work, a, b):
     measure(source, work)
-    for k in range(np.int64(source[3])): work[_FLAGS + k] = 1 - property_of(source, work, k, 14)
+    for k in range(np.int64(source[3])): work[_FLAGS + k] = not _touches_border(source, work, k)
     return _renumber(source, target, work, _FLAGS)
 
 def of_size(source, other, target, work, a, b):
@@ -366,8 +397,8 @@ def symmetric(source, other, target, work, a, b):
     for k in range(np.int64(source[3])): work[_FLAGS + k] = _symmetry(source, work, k) > 0
     return _renumber(source, target, work, _FLAGS)
 
-# %% ../../nbs/12_object_kernels.ipynb #120021
-@jit
+# %% ../../nbs/12_object_kernels.ipynb #120023
+@shared(BUFFER, BUFFER)
 def _grid_of(source, target):
     "Start a grid with the canvas of an objects value; returns its number of cells."
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -376,7 +407,7 @@ def _grid_of(source, target):
     finish(target)
     return h * w
 
-@jit
+@shared(BUFFER, BUFFER, BUFFER, int64, int64)
 def _crop_object(source, target, work, k, whole_box):
     h, w, height, width = np.int64(source[1]), np.int64(source[2]), _height(work, k), _width(work, k)
     begin(target, GRID, height, width)
@@ -388,11 +419,11 @@ def _crop_object(source, target, work, k, whole_box):
 
 def crop(source, other, target, work, a, b):
     measure(source, work)
-    return _crop_object(source, target, work, 0, False)
+    return _crop_object(source, target, work, 0, 0)
 
 def crop_box(source, other, target, work, a, b):
     measure(source, work)
-    return _crop_object(source, target, work, 0, True)
+    return _crop_object(source, target, work, 0, 1)
 
 def crop_inside(source, other, target, work, a, b):
     measure(source, work)
@@ -464,18 +495,18 @@ def frame_box(source, other, target, work, a, b):
                 if edge and source[HEADER + r * w + c] == 0: target[HEADER + r * w + c] = a
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120024
+# %% ../../nbs/12_object_kernels.ipynb #120026
 def recolour_by_rank(source, other, target, work, a, b):
     n_cells, n = _grid_of(source, target), np.int64(source[3])
     if n > 9: return NOT_APPLICABLE
-    measure(source, work)
+    list_properties(source, work, a)
     for k in range(n):
-        value, rank = property_of(source, work, k, a), 1
+        rank = 1
         for j in range(n):
-            theirs = property_of(source, work, j, a)
-            if (theirs < value) if b else (theirs > value):
-                first = True                                        # equal values share a rank, so count distinct values only
-                for i in range(j): first &= property_of(source, work, i, a) != theirs
+            if (_value(work, j) < _value(work, k)) if b else (_value(work, j) > _value(work, k)):
+                first = 1                                           # equal values share a rank, so count distinct values only
+                for i in range(j):
+                    if _value(work, i) == _value(work, j): first = 0
                 rank += first
         work[_FLAGS + k] = rank
     for i in range(n_cells):
@@ -485,7 +516,7 @@ def recolour_by_rank(source, other, target, work, a, b):
 def recolour_like_extreme(source, other, target, work, a, b):
     if source[3] < 2: return NOT_APPLICABLE
     n_cells = _grid_of(source, target)
-    colour = _main_colour(source, work, _extreme(source, work, a, b == 0), 0)
+    colour = _main_colour(source, work, _extreme(source, work, a, np.int64(b == 0)), 0)
     for i in range(n_cells):
         if source[HEADER + n_cells + i]: target[HEADER + i] = colour
     return OK
@@ -527,7 +558,7 @@ def flip_each(source, other, target, work, a, b):
                 if source[HEADER + n_cells + at] == k + 1: target[HEADER + (top + y) * w + left + x] = source[HEADER + at]
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120027
+# %% ../../nbs/12_object_kernels.ipynb #120029
 def fall(source, other, target, work, a, b):
     n_cells, n = _grid_of(source, target), np.int64(source[3])
     if n > 64: return TOO_MANY_OBJECTS
@@ -579,13 +610,13 @@ def extend_each(source, other, target, work, a, b):
             r, c = r + dr, c + dc
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120030
-@jit
+# %% ../../nbs/12_object_kernels.ipynb #120032
+@shared(BUFFER, BUFFER)
 def _equal_boxes(source, work):
     measure(source, work)
     for k in range(1, np.int64(source[3])):
-        if _height(work, k) != _height(work, 0) or _width(work, k) != _width(work, 0): return False
-    return source[3] > 1
+        if _height(work, k) != _height(work, 0) or _width(work, k) != _width(work, 0): return 0
+    return 1 if source[3] > 1 else 0
 
 @jit
 def _filled_parts(source, work, r, c):
@@ -626,22 +657,23 @@ def overlay(source, other, target, work, a, b):
                     break
     return finish(target)
 
-@jit
+@shared(BUFFER, BUFFER, int64, int64)
 def _order(source, work, which, descending):
-    "Object numbers sorted by a property in work[_FLAGS:], stable."
-    n = np.int64(source[3])
+    "Object numbers sorted by a property in work[_FLAGS:], stable; returns how many there are."
+    n = list_properties(source, work, which)
     for i in range(n):
         work[_FLAGS + i] = i
         k = i
         while k:
-            here, before = property_of(source, work, np.int64(work[_FLAGS + k]), which), property_of(source, work, np.int64(work[_FLAGS + k - 1]), which)
+            here, before = _value(work, np.int64(work[_FLAGS + k])), _value(work, np.int64(work[_FLAGS + k - 1]))
             if not ((here > before) if descending else (here < before)): break
             held = work[_FLAGS + k]
             work[_FLAGS + k] = work[_FLAGS + k - 1]
             work[_FLAGS + k - 1] = held
             k -= 1
+    return n
 
-@jit
+@shared(BUFFER, BUFFER, BUFFER, int64)
 def _join(source, target, work, down):
     "Put the crops of all objects side by side (or below each other) in the order in work[_FLAGS:]."
     n, h, w, length, across = np.int64(source[3]), np.int64(source[1]), np.int64(source[2]), 0, 0
@@ -664,21 +696,18 @@ def _join(source, target, work, down):
     return finish(target)
 
 def join_right(source, other, target, work, a, b):
-    measure(source, work)
-    _order(source, work, a, b == 0)
-    return _join(source, target, work, False)
+    _order(source, work, a, np.int64(b == 0))
+    return _join(source, target, work, 0)
 
 def join_down(source, other, target, work, a, b):
-    measure(source, work)
-    _order(source, work, a, b == 0)
-    return _join(source, target, work, True)
+    _order(source, work, a, np.int64(b == 0))
+    return _join(source, target, work, 1)
 
-# %% ../../nbs/12_object_kernels.ipynb #120033
+# %% ../../nbs/12_object_kernels.ipynb #120035
 def list_colours(source, other, target, work, a, b):
     n = np.int64(source[3])
     if n > 30: return TOO_MANY_OBJECTS
-    measure(source, work)
-    _order(source, work, a, True)
+    _order(source, work, a, 1)
     begin(target, GRID, n if b else 1, 1 if b else n)
     for i in range(n): target[HEADER + i] = _main_colour(source, work, np.int64(work[_FLAGS + i]), 0)
     return finish(target)

@@ -14,7 +14,7 @@ from typing import Iterator
 import numpy as np
 from pydantic import Field
 from ..compiled import call_kernel, jit, pointer
-from ..config import Config, config_hash, save_config
+from ..config import Config, config_hash, save_config, write_atomic
 from ..datasets import content_key, write_manifest
 from ..grid import PackedGrids, Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
@@ -47,6 +47,7 @@ class GenerateConfig(Config):
     tests: int = Field(1, ge=1, le=2)
     grid: GridConfig = GridConfig()
     phases: dict[str, PhaseConfig] = Field(default_factory=lambda: {'phase_i': PhaseConfig()})
+    held_out: int = Field(0, ge=0, description='tasks for `heldout.jsonl`, spread over the phases; none of them is in the manifest')
     op_weights: dict[str, float] = Field({}, description='relative weight of single operations (1 if left out, 0 holds one out)')
 
 # %% ../../nbs/16_generator.ipynb #160007
@@ -330,34 +331,53 @@ def iterate_tasks(config: GenerateConfig, phase: str, count: int, run: _Run | No
         index += size
 
 # %% ../../nbs/16_generator.ipynb #160026
-def generate(config: GenerateConfig, directory: Path | str, progress: bool = True) -> dict:
-    """Write `manifest.jsonl`, `summary.json` and `config.yaml` to `directory`; returns the summary. The same config gives the same manifest, byte for byte.
+def _held_out_counts(config: GenerateConfig) -> dict[str, int]:
+    "How many held-out tasks each phase gets: in proportion to its count, summing to `config.held_out`."
+    total, given, shares = sum(p.count for p in config.phases.values()), 0, {}
+    for phase, settings in config.phases.items():
+        shares[phase] = config.held_out * settings.count // max(total, 1)
+        given += shares[phase]
+    if config.held_out: shares[max(config.phases, key=lambda p: config.phases[p].count)] += config.held_out - given
+    return shares
 
-    Files appear whole: an interrupted run leaves what was there before."""
+class _Histograms:
+    "What `summary.json` counts, task by task."
+    def __init__(self): self.phases, self.lengths, self.ops, self.sizes = Counter(), Counter(), Counter(), Counter()
+
+    def add(self, task: Task):
+        self.phases[task.metadata['phase']] += 1
+        self.lengths[len(task.metadata['rule_trace'])] += 1
+        self.ops.update(step['name'] for step in task.metadata['rule_trace'])
+        self.sizes[max(task.tests[0].input.shape) // 5 * 5] += 1
+
+    def to_json(self) -> dict:
+        return {'phases': dict(self.phases), 'program_length_histogram': {str(k): v for k, v in sorted(self.lengths.items())}, 'op_histogram': dict(self.ops.most_common()),
+                'grid_size_histogram': {f'{k}-{k + 4}': v for k, v in sorted(self.sizes.items())}}
+
+def generate(config: GenerateConfig, directory: Path | str, progress: bool = True) -> dict:
+    """Write `manifest.jsonl`, `summary.json`, `config.yaml` and, if asked for, `heldout.jsonl` to `directory`; returns the summary. The same config gives the same files, byte for byte.
+
+    Files appear whole: an interrupted run leaves what was there before. Raises ValueError for a curriculum that cannot be made, before anything is written."""
     from tqdm.auto import tqdm
     directory = Path(directory)
+    for phase in config.phases: _phase_table(config, phase)
     directory.mkdir(parents=True, exist_ok=True)
-    total, run, seen, start = sum(p.count for p in config.phases.values()), _Run(np.zeros(4, np.int64)), set(), time.process_time()
-    for phase in config.phases: _phase_table(config, phase)       # a mistake in a late phase shows before the first task
-    phases, lengths, ops, sizes = Counter(), Counter(), Counter(), Counter()
+    run, seen, start, counted, held_out, extra = _Run(np.zeros(4, np.int64)), set(), time.process_time(), _Histograms(), [], _held_out_counts(config)
+    total = sum(p.count for p in config.phases.values())
     def records():
-        with tqdm(total=total, desc='generating tasks', unit='task', disable=not progress, mininterval=0.5) as bar:
+        with tqdm(total=total + config.held_out, desc='generating tasks', unit='task', disable=not progress, mininterval=0.5) as bar:
             for phase, settings in config.phases.items():
-                for task in iterate_tasks(config, phase, settings.count, run, seen):
-                    phases[phase] += 1
-                    lengths[len(task.metadata['rule_trace'])] += 1
-                    ops.update(step['name'] for step in task.metadata['rule_trace'])
-                    sizes[max(task.tests[0].input.shape) // 5 * 5] += 1
+                for number, task in enumerate(iterate_tasks(config, phase, settings.count + extra[phase], run, seen)):
                     bar.update()
-                    yield task.to_json()
+                    if number >= settings.count: held_out.append(task); continue
+                    counted.add(task)
+                    yield task
     write_manifest(directory/'manifest.jsonl', records())
-    summary = {'total_tasks': total, 'phases': dict(phases), 'program_length_histogram': {str(k): v for k, v in sorted(lengths.items())},
-               'op_histogram': dict(ops.most_common()), 'grid_size_histogram': {f'{k}-{k + 4}': v for k, v in sorted(sizes.items())},
+    if config.held_out: write_manifest(directory/'heldout.jsonl', held_out)
+    summary = {'total_tasks': total, **counted.to_json(), 'held_out_tasks': len(held_out),
                'rejections': {**dict(zip(('no_effect', 'superfluous_step', 'trivial', 'all_alike'), run.rejected.tolist())), 'duplicate': run.duplicates},
                'config_hash': config_hash(config), 'op_table_hash': op_table_hash(), 'cpu_seconds': round(time.process_time() - start, 2)}
-    temporary = directory/'summary.json.tmp'
-    temporary.write_text(json.dumps(summary, indent=1) + '\n')
-    temporary.replace(directory/'summary.json')
+    write_atomic(directory/'summary.json', json.dumps(summary, indent=1) + '\n')
     save_config(config, directory/'config.yaml')
     return summary
 

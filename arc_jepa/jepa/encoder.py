@@ -24,6 +24,7 @@ class NetworkConfig(Config):
     latent: int = 128           # z, program and rule embedding
     hidden: int = 256           # predictor and rule encoder
     predictor_layers: int = 3
+    modulation: int = 64        # numbers through which a condition steers the predictor; narrow, because there is a layer of 3·hidden for each block
     tower: int = 64             # the space in which rules and programs are compared
     statistics: bool = True     # does the rule encoder see the hand statistics
 
@@ -179,8 +180,8 @@ class Predictor(nn.Module):
         super().__init__()
         h = config.hidden
         self.enter, self.leave = nn.Linear(config.latent, h), nn.Linear(h, config.latent)
-        self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h), nn.GELU())
-        self.modulate = nn.ModuleList(nn.Linear(h, 3 * h) for _ in range(config.predictor_layers))
+        self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h), nn.GELU(), nn.Linear(h, config.modulation))
+        self.modulate = nn.ModuleList(nn.Linear(config.modulation, 3 * h) for _ in range(config.predictor_layers))
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(h, h), nn.GELU(), nn.Linear(h, h)) for _ in range(config.predictor_layers))
         self.norm = nn.LayerNorm(h, elementwise_affine=False)
         for layer in self.modulate: nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)

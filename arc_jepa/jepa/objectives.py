@@ -15,19 +15,20 @@ from ..config import Config
 
 class LossConfig(Config):
     "Weights of the objectives and the range of the temperature."
-    temperature: float = 0.1                # at the start
+    temperature: float = 0.07               # at the start
     learnable_temperature: bool = True
     temperature_min: float = 0.03
     temperature_max: float = 0.3
     program: float = 1.0                    # predict the output from input and program
     demonstrations: float = 1.0             # … from input and the rule of other demonstrations
+    same_input: float = 1.0                 # both again, among outputs of other programs on the same input alone
     rule_program: float = 0.5               # match rules with programs, both ways
     prior: float = 0.25                     # which ops occur in the program
     input_negatives: bool = True            # inputs are wrong answers too
 
 # %% auto #0
-__all__ = ['LossConfig', 'info_nce', 'candidate_set', 'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss',
-           'Temperature']
+__all__ = ['LossConfig', 'info_nce', 'candidate_set', 'same_input_loss', 'two_tower_loss', 'op_log_probabilities', 'op_shares',
+           'prior_loss', 'Temperature']
 
 # %% ../../nbs/23_objectives.ipynb #230005
 def info_nce(predicted: Tensor,             # M×D
@@ -39,12 +40,13 @@ def info_nce(predicted: Tensor,             # M×D
     "Mean loss in nats, and the chance level ln(candidates that were left in), both scalars."
     predicted, candidates = F.normalize(predicted, dim=-1), F.normalize(candidates, dim=-1)
     scores = torch.einsum('md,mnd->mn', predicted, candidates) if candidates.dim() == 3 else predicted @ candidates.T
+    scores = scores / temperature       # before the mask: the gradient of −∞/τ is not a number
     if same is not None:
         same = same.scatter(1, target[:, None], False)
         scores = scores.masked_fill(same, float('-inf'))
         chance = (scores.shape[1] - same.sum(1)).float().log().mean()
     else: chance = torch.tensor(math.log(scores.shape[1]), device=scores.device)
-    return F.cross_entropy(scores / temperature, target), chance
+    return F.cross_entropy(scores, target), chance
 
 # %% ../../nbs/23_objectives.ipynb #230013
 def candidate_set(z_in: Tensor, z_out: Tensor, z_other: Tensor | None, keys_in: Tensor, keys_out: Tensor, keys_other: Tensor | None,
@@ -59,6 +61,18 @@ def candidate_set(z_in: Tensor, z_out: Tensor, z_other: Tensor | None, keys_in: 
     return torch.cat(rows), torch.arange(len(rows[0]), device=z_out.device), keys_out.flatten()[:, None] == keys[None]
 
 # %% ../../nbs/23_objectives.ipynb #230016
+def same_input_loss(predicted: Tensor,   # T×Q×D, question q of a task has candidate `targets[q]` for its answer
+                    candidates: Tensor,  # T×N×D, all from one input
+                    keys: Tensor,        # int64 T×N, content hashes of the candidates
+                    targets: Tensor,     # int64 Q
+                    temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    "InfoNCE among the candidates of the same input; loss and chance."
+    t, q, d = predicted.shape
+    truth = keys[:, targets]
+    own = candidates[:, None].expand(-1, q, -1, -1).flatten(0, 1)
+    return info_nce(predicted.flatten(0, 1), own, targets.repeat(t), temperature, (truth[..., None] == keys[:, None]).flatten(0, 1))
+
+# %% ../../nbs/23_objectives.ipynb #230019
 def two_tower_loss(rule: Tensor,        # T×64
                    program: Tensor,     # T×64, of the same tasks
                    others: Tensor,      # K×64, programs that belong to none of the tasks
@@ -72,7 +86,7 @@ def two_tower_loss(rule: Tensor,        # T×64
     backward, chance_back = info_nce(program, rule, target, temperature, same[:, :len(rule)])
     return (forward + backward) / 2, (chance + chance_back) / 2
 
-# %% ../../nbs/23_objectives.ipynb #230019
+# %% ../../nbs/23_objectives.ipynb #230022
 def op_log_probabilities(logits: Tensor) -> Tensor:
     "log p over op ids, …×n_ops; op 0 is padding and gets −∞."
     return F.log_softmax(logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), float('-inf')), -1)
@@ -89,7 +103,7 @@ def prior_loss(logits: Tensor, programs: Tensor) -> tuple[Tensor, Tensor]:
     surprise = op_log_probabilities(logits)[..., 1:] * shares[..., 1:]
     return -surprise.sum(-1).mean(), torch.tensor(math.log(logits.shape[-1] - 1))
 
-# %% ../../nbs/23_objectives.ipynb #230022
+# %% ../../nbs/23_objectives.ipynb #230025
 class Temperature(nn.Module):
     "Positive scalar, learned or fixed, clamped to the configured range."
     def __init__(self, config: LossConfig):

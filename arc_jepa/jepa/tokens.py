@@ -183,7 +183,7 @@ def _tokenize(cells, offset, heights, widths, connectivity, background, cap, obj
             _write_mask(token, labels, k, width, top, left, bottom - top + 1, right - left + 1)
             token[COLOUR] = colour[k]
             if bottom - top > 1 and right - left > 1:       # a hole needs a rim
-                token[HOLES] = count_holes(labels, 0, width, k, top, left, bottom - top + 1, right - left + 1, seen, stack)
+                token[HOLES] = count_holes(labels, 0, width, k, top, left, bottom - top + 1, right - left + 1, seen, 0, stack, 0)
         _relate_boxes(objects[g], used, relations[g])
         _relate_neighbours(labels, slot, height, width, relations[g])
         if used < n:

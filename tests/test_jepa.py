@@ -1,0 +1,220 @@
+"""The world model: every loss learns, retrieval beats its floors, and a killed run ends where an undisturbed one does."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
+from arc_jepa.grid import pack
+from arc_jepa.jepa.diagnostics import (encode_questions, fuse, latent_scores, statistics_scores, synthetic_questions, top1)
+from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
+from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
+from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
+from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig, read_metrics, train_jepa
+
+OBJECTIVES = ('program', 'demonstrations', 'rule_program', 'prior')
+EASY = GenerateConfig(phases={'easy': PhaseConfig(count=1, lengths={1: 0.5, 2: 0.5}, primitives=[
+    'flip_left_right', 'flip_up_down', 'rotate_180', 'rotate_90', 'transpose', 'shift', 'gravity', 'trim', 'half', 'scale', 'mirror', 'recolour_all',
+    'replace', 'swap', 'keep_colour', 'outline', 'frame', 'invert'])})
+
+
+def one_batch(n=8, counterfactuals=3):
+    return prepare(sample_batch(None, 0, 0, n, 4, counterfactuals), TokenSettings(), np.random.default_rng(0))
+
+
+def test_every_loss_overfits_one_batch():
+    batch = one_batch()
+    shares = batch.programs[:, :, 0].bool().sum(1).float()
+    for objective in OBJECTIVES:
+        torch.manual_seed(0)
+        model = WorldModel(JepaConfig())
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for _ in range(60):
+            loss = batch_losses(model, batch)[objective]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        floor = shares.log().mean().item() if objective == 'prior' else 0    # k different ops share the probability
+        assert loss.item() < floor + 0.2, objective
+
+
+def test_every_loss_has_a_gradient_where_it_should():
+    model, batch = WorldModel(JepaConfig()), one_batch()
+    for layer in model.predictor.modulate:
+        torch.nn.init.normal_(layer.weight, std=0.01)
+    reached = {'program': {'encoder', 'predictor', 'programs', 'temperatures'}, 'demonstrations': {'encoder', 'predictor', 'rules', 'temperatures'},
+               'rule_program': {'encoder', 'programs', 'rules', 'rule_tower', 'program_tower', 'temperatures'}, 'prior': {'encoder', 'rules', 'op_logits'}}
+    for objective, parts in reached.items():
+        model.zero_grad()
+        batch_losses(model, batch)[objective].backward()
+        found = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        assert found == parts, objective
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_chance_is_the_logarithm_of_the_candidates():
+    batch = one_batch(n=6, counterfactuals=2)
+    losses = batch_losses(WorldModel(JepaConfig()), batch)
+    keys = batch.tokens.key
+    truths = keys[:48].reshape(6, 4, 2)[:, :, 1].ravel()
+    everything = np.concatenate([truths, keys[:48].reshape(6, 4, 2)[:, :, 0].ravel(), keys[48:]])
+    left_in = [len(everything) - (everything == k).sum() + 1 for k in np.concatenate([truths, keys[48:]])]
+    assert losses['program/chance'].item() == pytest.approx(np.mean(np.log(left_in)), abs=1e-5)
+    assert losses['prior/chance'].item() == pytest.approx(math.log(WorldModel(JepaConfig()).n_ops - 1), abs=1e-5)
+
+
+def shuffled(tokens, rng):
+    objects, relations = tokens.objects.copy(), tokens.relations.copy()
+    for i, n in enumerate(tokens.count):
+        order = rng.permutation(n)
+        objects[i, :n], relations[i, :n, :n] = objects[i, order], relations[i][np.ix_(order, order)]
+    return Tokens(objects, tokens.count, tokens.scene, relations, tokens.key)
+
+
+def with_live_relations(seed=0):
+    "Untrained, but with relation biases that are not zero, so that a wrong relation would be seen."
+    jepa = Jepa.untrained(seed=seed)
+    torch.nn.init.normal_(jepa.model.encoder.body.relations.weight, std=1.0)
+    return jepa
+
+
+def test_token_order_does_not_matter_and_relations_do():
+    jepa, tokens = with_live_relations(), tokenize(sample_batch(None, 3, 0, 20, 4, 0).grids)
+    z = jepa.encode_tokens(tokens)
+    assert np.abs(jepa.encode_tokens(shuffled(tokens, np.random.default_rng(0))) - z).max() < 1e-3
+    unrelated = Tokens(tokens.objects, tokens.count, tokens.scene, np.zeros_like(tokens.relations), tokens.key)
+    assert np.abs(jepa.encode_tokens(unrelated) - z).max() > 1e-2
+
+
+def test_colour_is_an_identity():
+    shape = np.zeros((5, 5), np.uint8)
+    shape[1:3, 1:4] = 1
+    tokens = tokenize(pack([shape * c for c in range(1, 10)]))
+    assert tokens.objects[:, 0, COLOUR].tolist() == list(range(1, 10))
+    z = Jepa.untrained().encode_tokens(tokens)
+    distance = np.linalg.norm(z[:, None] - z[None], axis=-1)[~np.eye(9, dtype=bool)]
+    assert distance.min() > 0.1 * distance.max(), 'no two colours are neighbours by number'
+
+
+def test_trained_encoder_beats_the_same_one_untrained(tmp_path):
+    config = TrainConfig(training=TrainingConfig(epochs=1, steps_per_epoch=100, batch_size=32, counterfactuals=6), data=EASY, optimizer=OptimizerConfig(warmup_steps=20))
+    config.logging.enabled = False
+    train_jepa(config, tmp_path, progress=False)
+    questions = synthetic_questions(200, curriculum=EASY)
+    found = {}
+    for jepa in (Jepa.load(tmp_path), Jepa.untrained(config.model)):
+        latents = encode_questions(jepa, questions)
+        found[jepa.trained] = top1(latent_scores(jepa, questions, latents, 'program'))
+    assert found[True] > found[False] + 0.08, found
+
+
+def test_held_out_seeds_are_refused_in_training():
+    with pytest.raises(ValueError):
+        TrainingConfig(seed=HELD_OUT_SEED)
+
+
+def test_weights_of_another_op_table_are_refused(tmp_path):
+    Jepa.untrained().save(tmp_path)
+    about = json.loads((tmp_path/'jepa.json').read_text())
+    assert not Jepa.load(tmp_path).trained
+    for key, words in (('op_table', 'operation table'), ('tokenizer', 'tokens')):
+        (tmp_path/'jepa.json').write_text(json.dumps({**about, key: 'f' * 16}))
+        with pytest.raises(JepaError, match=words):
+            Jepa.load(tmp_path)
+
+
+# Runs that die -------------------------------------------------------------------------------------------------------
+
+SMALL = dict(epochs=4, steps_per_epoch=5, batch_size=8, counterfactuals=2, threads=1)
+CHILD = """
+import sys
+from arc_jepa.train.training import TrainConfig, TrainingConfig, train_jepa
+config = TrainConfig(training=TrainingConfig(**{small!r}))
+config.logging.every = 1
+train_jepa(config, sys.argv[1], resume=True, progress=False)
+"""
+
+
+def start(run_dir):
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
+    return subprocess.Popen([sys.executable, '-c', CHILD.format(small=SMALL), str(run_dir)], env=env, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(run_dir, step, process, limit=300):
+    end = time.monotonic() + limit
+    while not any(row['step'] >= step for row in read_metrics(run_dir)):
+        assert process.poll() is None and time.monotonic() < end, process.stderr.read()
+        time.sleep(0.005)
+
+
+def small_config():
+    config = TrainConfig(training=TrainingConfig(**SMALL))
+    config.logging.every = 1
+    return config
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('undisturbed')
+    return folder, train_jepa(small_config(), folder, progress=False)
+
+
+def test_kill_and_resume_equals_uninterrupted(tmp_path, undisturbed):
+    for step in (7, 13):
+        process = start(tmp_path)
+        wait_for_step(tmp_path, step, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+    result = train_jepa(small_config(), tmp_path, resume=True, progress=False)
+    folder, whole = undisturbed
+    assert result.finished and result.state_sha256 == whole.state_sha256
+    assert (tmp_path/'model.safetensors').read_bytes() == (folder/'model.safetensors').read_bytes()
+    assert [row['step'] for row in read_metrics(tmp_path)] == list(range(1, 21)), 'no line is missing, none is there twice'
+
+
+def test_sigterm_saves_at_the_next_step_and_leaves_with_143(tmp_path, undisturbed):
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 3, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 143 and 'SIGTERM' in said
+    steps = [json.loads(manifest_of(path).read_text())['step'] for path in checkpoints(tmp_path)]
+    assert steps and steps[0] >= 3
+    assert train_jepa(small_config(), tmp_path, resume=True, progress=False).state_sha256 == undisturbed[1].state_sha256
+
+
+@pytest.mark.parametrize('damage, word', [(lambda p: p.write_bytes(p.read_bytes()[:1000]), 'truncated'),
+                                          (lambda p: p.write_bytes(p.read_bytes()[:5000] + b'?' + p.read_bytes()[5001:]), 'damaged'),
+                                          (lambda p: manifest_of(p).unlink(), 'manifest is missing')])
+def test_bad_checkpoint_is_named_and_skipped(tmp_path, undisturbed, damage, word):
+    folder, whole = undisturbed
+    for path in folder.iterdir():
+        if path.is_file():
+            (tmp_path/path.name).write_bytes(path.read_bytes())
+    newest = checkpoints(tmp_path)[0]
+    damage(newest)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        result = train_jepa(small_config(), tmp_path, resume=True, progress=False)
+    assert any(newest.name in str(w.message) and word in str(w.message) for w in said)
+    assert result.finished and result.state_sha256 == whole.state_sha256
+
+
+def test_changed_config_is_refused_with_the_difference(tmp_path, undisturbed):
+    folder, _ = undisturbed
+    config = small_config()
+    config.optimizer.lr = 1e-4
+    with pytest.raises(CheckpointError, match='optimizer.lr: 0.002 → 0.0001'):
+        train_jepa(config, folder, resume=True, progress=False)
+    with pytest.raises(CheckpointError, match='already holds a run'):
+        train_jepa(small_config(), folder, progress=False)
