@@ -74,6 +74,7 @@ KERNEL_SIGNATURE = types.int64(BUFFER, BUFFER, BUFFER, BUFFER, types.int64, type
 
 @lru_cache(maxsize=None)
 def _kernel(function: Callable):
+    for symbol in list(_SHARED): _load_shared(symbol)        # below: an address that the linker does not know would end the process
     return _with_our_cache(lambda: numba.cfunc(KERNEL_SIGNATURE, cache=True)(function))
 
 def kernel_addresses(functions: dict[str, Callable], label: str = 'compiling kernels') -> np.ndarray:
@@ -81,10 +82,9 @@ def kernel_addresses(functions: dict[str, Callable], label: str = 'compiling ker
 
     Compiled at the first use on a machine (about a third of a second each), read from disk later (milliseconds). A progress bar appears when it takes more than a second."""
     from tqdm.auto import tqdm
-    helpers = [s for s in _SHARED if _load_shared.cache_info().currsize < len(_SHARED)]     # in the order of definition: a later one may call an earlier one
-    bar = tqdm([(_load_shared, s) for s in helpers] + [(_kernel, f) for f in functions.values()], desc=label, delay=1, leave=False, mininterval=0.5, file=sys.stderr)
-    loaded = [load(what) for load, what in bar]
-    return np.array([kernel.address for kernel in loaded[len(helpers):]], dtype=np.int64)
+    todo = [(_load_shared, symbol) for symbol in _SHARED] + [(_kernel, function) for function in functions.values()]
+    loaded = [load(what).address for load, what in tqdm(todo, desc=label, delay=1, leave=False, mininterval=0.5, file=sys.stderr)]
+    return np.array(loaded[len(todo) - len(functions):], dtype=np.int64)
 
 # %% ../nbs/02_compiled.ipynb #020013
 _SHARED: dict[str, tuple[Callable, types.Type]] = {}
@@ -92,7 +92,7 @@ _SHARED: dict[str, tuple[Callable, types.Type]] = {}
 def shared(*arguments: types.Type) -> Callable:
     """Compile a helper of kernels once, under a symbol, for these argument types; it returns an int64.
 
-    For functions that only kernels call: `kernel_addresses` loads all of them before it loads the first kernel."""
+    For functions that only kernels call: all of them are loaded, in the order of their definition, before the first kernel is."""
     signature = types.int64(*arguments)
     def decorate(function: Callable) -> Callable:
         symbol = f'{function.__module__}.{function.__qualname__}'
@@ -101,6 +101,7 @@ def shared(*arguments: types.Type) -> Callable:
         infer_global(function, types.Function(called))
         @lower_builtin(function, *arguments)
         def call(context, builder, _, values):
+            _load_shared(symbol)
             c_type = ir.FunctionType(context.get_value_type(signature.return_type), [context.get_value_type(t) for t in arguments])
             return builder.call(cgutils.get_or_insert_function(builder.module, c_type, symbol), values)
         @overload(function, strict=False)

@@ -292,7 +292,7 @@ def task_html(task: Task,
     groups += [_test_group(i + 1, test, tries[i], cell) for i, test in enumerate(task.tests)]
     note = f'<div>{html.escape(caption)}</div>' if caption else ''
     name = f'<div style="font-size:14px"><b>{html.escape(task.id)}</b></div>' if heading else ''
-    return (f'<div class="arc-task" style="font:12px sans-serif;margin:6px 0">{name}{note}'
+    return (f'<div class="arc-task" style="font:12px/1.4 system-ui,sans-serif;margin:6px 0">{name}{note}'
             f'<div style="display:flex;flex-wrap:wrap;gap:8px;margin-top:4px">{"".join(groups)}</div></div>')
 
 # %% ../nbs/00_grid.ipynb #000064

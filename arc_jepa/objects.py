@@ -18,14 +18,18 @@ __all__ = ['NO_BACKGROUND', 'PROPERTIES', 'TOP', 'LEFT', 'HEIGHT', 'WIDTH', 'ARE
 
 # %% ../nbs/04_objects.ipynb #040005
 @jit
+def _joins(cells, labels, c, l, colour, by_colour, background):
+    "Is the cell still without a label, and of the object's kind?"
+    return labels[l] == 0 and (cells[c] == colour if by_colour else cells[c] != background)
+
+@jit
 def label_components(cells, c0, labels, l0, stack, s0, height, width, connectivity, by_colour, background, limit):
     """Write labels 1…n of the connected components of `cells[c0:]` to `labels[l0:]`; returns n, or −1 as soon as there are more than `limit`.
 
     `cells` and `labels` hold `height * width` values row by row; `stack[s0:]` needs `2 * height * width` bytes. `background` −1 means that every cell belongs to an object."""
-    n_cells = height * width
-    for i in range(n_cells): labels[l0 + i] = 0
-    n = 0
-    for start in range(n_cells):
+    for i in range(height * width): labels[l0 + i] = 0
+    n, reach = 0, 1 if connectivity == 8 else 0
+    for start in range(height * width):
         colour = cells[c0 + start]
         if labels[l0 + start] != 0 or colour == background: continue
         if n == limit: return -1
@@ -35,17 +39,24 @@ def label_components(cells, c0, labels, l0, stack, s0, height, width, connectivi
         depth = 1
         while depth:
             depth -= 1
-            row, col = np.int64(stack[s0 + 2 * depth]), np.int64(stack[s0 + 2 * depth + 1])
-            for dr in range(-1, 2):
-                for dc in range(-1, 2):
-                    if (dr == 0 and dc == 0) or (connectivity == 4 and dr != 0 and dc != 0): continue
-                    r, c = row + dr, col + dc
-                    if r < 0 or r >= height or c < 0 or c >= width: continue
-                    at = r * width + c
-                    if labels[l0 + at] != 0 or cells[c0 + at] == background or (by_colour and cells[c0 + at] != colour): continue
-                    labels[l0 + at] = n
-                    stack[s0 + 2 * depth], stack[s0 + 2 * depth + 1] = r, c
-                    depth += 1
+            row, first = np.int64(stack[s0 + 2 * depth]), np.int64(stack[s0 + 2 * depth + 1])
+            c, l, last = c0 + row * width, l0 + row * width, first
+            while first > 0 and _joins(cells, labels, c + first - 1, l + first - 1, colour, by_colour, background):
+                first -= 1
+                labels[l + first] = n
+            while last + 1 < width and _joins(cells, labels, c + last + 1, l + last + 1, colour, by_colour, background):
+                last += 1
+                labels[l + last] = n
+            for other in range(row - 1, row + 2, 2):
+                if other < 0 or other >= height: continue
+                c, l, inside = c0 + other * width, l0 + other * width, False
+                for col in range(max(first - reach, 0), min(last + reach + 1, width)):
+                    joins = _joins(cells, labels, c + col, l + col, colour, by_colour, background)
+                    if joins and not inside:
+                        labels[l + col] = n
+                        stack[s0 + 2 * depth], stack[s0 + 2 * depth + 1] = other, col
+                        depth += 1
+                    inside = joins
     return n
 
 # %% ../nbs/04_objects.ipynb #040008

@@ -109,10 +109,16 @@ def test_packing_gives_every_grid_back(rows):
 def test_pictures_show_every_cell(rows):
     grid = as_grid(rows)
     drawn = np.full(grid.shape, -1)
-    for fill, path in re.findall(r'<path fill="(#\w+)" d="([^"]*)"', grid_svg(grid)):
+    for i, (fill, path) in enumerate(re.findall(r'<path fill="(#\w+)" d="([^"]*)"', grid_svg(grid))):   # later paths cover earlier ones
+        if i == 0:   # one colour lies beneath the whole grid
+            assert path == f'M0 0h{grid.shape[1]}v{grid.shape[0]}H0z'
+            beneath = PALETTE.index(fill)
+            continue
         for c, r, n in re.findall(r'M(\d+) (\d+)h(\d+)v1', path):
             assert (drawn[int(r), int(c):int(c) + int(n)] == -1).all()
             drawn[int(r), int(c):int(c) + int(n)] = PALETTE.index(fill)
+    assert not (drawn == beneath).any()
+    drawn[drawn == -1] = beneath
     assert (drawn == grid).all()
     ansi = {'{};{};{}'.format(*bytes.fromhex(colour[1:])): i for i, colour in enumerate(PALETTE)}
     for row, line in zip(rows, terminal_grid(grid).split('\n')):

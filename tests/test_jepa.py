@@ -21,7 +21,7 @@ from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig, read_metrics, train_jepa
 
-OBJECTIVES = ('program', 'demonstrations', 'rule_program', 'prior')
+OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior')
 EASY = GenerateConfig(phases={'easy': PhaseConfig(count=1, lengths={1: 0.5, 2: 0.5}, primitives=[
     'flip_left_right', 'flip_up_down', 'rotate_180', 'rotate_90', 'transpose', 'shift', 'gravity', 'trim', 'half', 'scale', 'mirror', 'recolour_all',
     'replace', 'swap', 'keep_colour', 'outline', 'frame', 'invert'])})
@@ -52,6 +52,7 @@ def test_every_loss_has_a_gradient_where_it_should():
     for layer in model.predictor.modulate:
         torch.nn.init.normal_(layer.weight, std=0.01)
     reached = {'program': {'encoder', 'predictor', 'programs', 'temperatures'}, 'demonstrations': {'encoder', 'predictor', 'rules', 'temperatures'},
+               'same_input': {'encoder', 'predictor', 'programs', 'rules', 'temperatures'},
                'rule_program': {'encoder', 'programs', 'rules', 'rule_tower', 'program_tower', 'temperatures'}, 'prior': {'encoder', 'rules', 'op_logits'}}
     for objective, parts in reached.items():
         model.zero_grad()

@@ -12,11 +12,11 @@ from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_LARGE, HEADER, 
 
 # %% auto #0
 __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270', 'trim',
-           'half', 'peel', 'crop_to_colour', 'squeeze', 'drop_lines', 'shrink', 'scale', 'stretch_down',
+           'crop_to_colour', 'half', 'peel', 'squeeze', 'drop_lines', 'shrink', 'scale', 'stretch_down',
            'stretch_right', 'scale_by_colours', 'tile', 'mirror', 'kaleidoscope', 'kaleidoscope_inward',
            'mirror_tile_3', 'pinwheel', 'frame', 'fractal', 'fractal_inverse', 'fractal_commonest', 'identity',
            'recolour_all', 'replace', 'swap', 'keep_colour', 'map_colours', 'invert', 'keep_commonest', 'keep_rarest',
-           'commonest_to_black', 'commonest_everywhere', 'all_to_commonest', 'all_to_rarest', 'commonest_colour',
+           'all_to_commonest', 'all_to_rarest', 'commonest_to_black', 'commonest_everywhere', 'commonest_colour',
            'rarest_colour', 'count_colours', 'canvas', 'bar', 'diagonal', 'rays_horizontal', 'rays_vertical',
            'rays_straight', 'rays_diagonal', 'rays_blocked', 'ray', 'connect', 'gravity', 'shift', 'repair_symmetry',
            'repair_tiling', 'smallest_tile', 'symmetrise', 'remove_noise', 'smooth', 'fill_holes', 'outline',
@@ -94,6 +94,7 @@ def _background(source, choice):
     "The background colour: 0 (`choice` 0, *black*) or the commonest colour (`choice` 1, *common*)."
     return _commonest(source) if choice else 0
 
+# %% ../../nbs/11_grid_kernels.ipynb #110011
 def trim(source, other, target, work, a, b):
     h, w, background = np.int64(source[1]), np.int64(source[2]), _background(source, a)
     top, left, bottom, right = h, w, -1, -1
@@ -103,6 +104,16 @@ def trim(source, other, target, work, a, b):
     if bottom < 0 or (bottom - top + 1 == h and right - left + 1 == w): return NOT_APPLICABLE
     return _crop(source, target, top, left, bottom - top + 1, right - left + 1)
 
+def crop_to_colour(source, other, target, work, a, b):
+    h, w = np.int64(source[1]), np.int64(source[2])
+    top, left, bottom, right = h, w, -1, -1
+    for r in range(h):
+        for c in range(w):
+            if source[HEADER + r * w + c] == a: top, left, bottom, right = min(top, r), min(left, c), max(bottom, r), max(right, c)
+    if bottom < 0: return NOT_APPLICABLE
+    return _crop(source, target, top, left, bottom - top + 1, right - left + 1)
+
+# %% ../../nbs/11_grid_kernels.ipynb #110014
 def half(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     if a < 2:
@@ -114,16 +125,7 @@ def half(source, other, target, work, a, b):
 def peel(source, other, target, work, a, b):
     return _crop(source, target, 1, 1, np.int64(source[1]) - 2, np.int64(source[2]) - 2)
 
-def crop_to_colour(source, other, target, work, a, b):
-    h, w = np.int64(source[1]), np.int64(source[2])
-    top, left, bottom, right = h, w, -1, -1
-    for r in range(h):
-        for c in range(w):
-            if source[HEADER + r * w + c] == a: top, left, bottom, right = min(top, r), min(left, c), max(bottom, r), max(right, c)
-    if bottom < 0: return NOT_APPLICABLE
-    return _crop(source, target, top, left, bottom - top + 1, right - left + 1)
-
-# %% ../../nbs/11_grid_kernels.ipynb #110013
+# %% ../../nbs/11_grid_kernels.ipynb #110018
 @shared(BUFFER, BUFFER, BUFFER)
 def _keep_rows_columns(source, target, work):
     "Copy the rows r with work[r] = 1 and the columns c with work[64 + c] = 1."
@@ -166,6 +168,7 @@ def drop_lines(source, other, target, work, a, b):
             if source[HEADER + r * w + c] != source[HEADER + c]: work[64 + c] = 1
     return _keep_rows_columns(source, target, work)
 
+# %% ../../nbs/11_grid_kernels.ipynb #110021
 @jit
 def _shrinks_by(source, k):
     "Do all k×k blocks have one colour each?"
@@ -183,21 +186,18 @@ def shrink(source, other, target, work, a, b):
     if k == 1: return NOT_APPLICABLE
     return _index_copy(source, target, h // k, w // k, 0, k * w, k)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110016
+# %% ../../nbs/11_grid_kernels.ipynb #110024
 @shared(BUFFER, BUFFER, int64, int64)
 def _scale(source, target, rows, cols):
     h, w = np.int64(source[1]), np.int64(source[2])
     status = begin(target, GRID, h * rows, w * cols)
     if status: return status
-    at = HEADER
     for r in range(h):
-        for _ in range(rows):
-            for c in range(w):
-                for _ in range(cols):
-                    target[at] = source[HEADER + r * w + c]
-                    at += 1
+        first = HEADER + r * rows * w * cols
+        for c in range(w):
+            for k in range(cols): target[first + c * cols + k] = source[HEADER + r * w + c]
+        for k in range(w * cols, rows * w * cols): target[first + k] = target[first + k - w * cols]       # the row above
     return finish(target)
-
 def scale(source, other, target, work, a, b): return _scale(source, target, a, a)
 def stretch_down(source, other, target, work, a, b): return _scale(source, target, a, 1)
 def stretch_right(source, other, target, work, a, b): return _scale(source, target, 1, a)
@@ -210,6 +210,7 @@ def scale_by_colours(source, other, target, work, a, b):
     for colour in range(10): k += (present >> colour) & 1
     return NOT_APPLICABLE if k < 2 else _scale(source, target, k, k)
 
+# %% ../../nbs/11_grid_kernels.ipynb #110027
 def tile(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     status = begin(target, GRID, h * a, w * b)
@@ -223,6 +224,7 @@ def tile(source, other, target, work, a, b):
                     at += 1
     return finish(target)
 
+# %% ../../nbs/11_grid_kernels.ipynb #110030
 @shared(BUFFER, BUFFER, int64, int64, int64, int64)
 def _mirror_tile(source, target, down, right, first_down, first_right):
     "Tile 1 or 2 times each way, every second copy mirrored; `first_*`: the mirrored copy comes first."
@@ -245,11 +247,11 @@ def mirror(source, other, target, work, a, b):
     if a == 1: return _mirror_tile(source, target, 2, 1, 0, 0)
     if a == 2: return _mirror_tile(source, target, 1, 2, 0, 1)
     return _mirror_tile(source, target, 1, 2, 0, 0)
-
 def kaleidoscope(source, other, target, work, a, b): return _mirror_tile(source, target, 2, 2, 0, 0)
 def kaleidoscope_inward(source, other, target, work, a, b): return _mirror_tile(source, target, 2, 2, 1, 1)
 def mirror_tile_3(source, other, target, work, a, b): return _mirror_tile(source, target, 3, 3, 1, 1)
 
+# %% ../../nbs/11_grid_kernels.ipynb #110033
 def pinwheel(source, other, target, work, a, b):
     n = np.int64(source[1])
     if n != source[2]: return NOT_APPLICABLE
@@ -273,7 +275,7 @@ def frame(source, other, target, work, a, b):
         for c in range(w): target[HEADER + (r + 1) * (w + 2) + c + 1] = source[HEADER + r * w + c]
     return finish(target)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110019
+# %% ../../nbs/11_grid_kernels.ipynb #110036
 @shared(BUFFER, BUFFER, int64, int64)
 def _fractal(source, target, colour, unlike):
     "A copy of the grid at each of its cells that has `colour` (or, with `unlike`, has not), black elsewhere."
@@ -294,7 +296,7 @@ def fractal(source, other, target, work, a, b): return _fractal(source, target, 
 def fractal_inverse(source, other, target, work, a, b): return _fractal(source, target, 0, 0)
 def fractal_commonest(source, other, target, work, a, b): return _fractal(source, target, _commonest(source), 0)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110022
+# %% ../../nbs/11_grid_kernels.ipynb #110039
 @shared(BUFFER, BUFFER)
 def _like(source, target):
     "Start `target` as a copy of the grid in `source`."
@@ -335,7 +337,7 @@ def map_colours(source, other, target, work, a, b):
     for i in range(_like(source, target)): target[HEADER + i] = (a >> (4 * np.int64(source[HEADER + i]))) & 15
     return OK
 
-# %% ../../nbs/11_grid_kernels.ipynb #110025
+# %% ../../nbs/11_grid_kernels.ipynb #110042
 @shared(BUFFER, BUFFER)
 def _count_colours(source, work):
     "Counts of the ten colours as two bytes each in work[0:20]; returns how many colours occur."
@@ -365,6 +367,7 @@ def invert(source, other, target, work, a, b):
     for i in range(_like(source, target)): target[HEADER + i] = second if source[HEADER + i] == first else first
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110045
 def keep_commonest(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, True, True)
@@ -379,18 +382,6 @@ def keep_rarest(source, other, target, work, a, b):
     if colour < 0: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if source[HEADER + i] != colour: target[HEADER + i] = 0
-    return OK
-
-def commonest_to_black(source, other, target, work, a, b):
-    colour = _commonest(source)
-    if colour == 0: return NOT_APPLICABLE
-    for i in range(_like(source, target)):
-        if source[HEADER + i] == colour: target[HEADER + i] = 0
-    return OK
-
-def commonest_everywhere(source, other, target, work, a, b):
-    colour = _commonest(source)
-    for i in range(_like(source, target)): target[HEADER + i] = colour
     return OK
 
 def all_to_commonest(source, other, target, work, a, b):
@@ -409,6 +400,20 @@ def all_to_rarest(source, other, target, work, a, b):
         if source[HEADER + i]: target[HEADER + i] = colour
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110048
+def commonest_to_black(source, other, target, work, a, b):
+    colour = _commonest(source)
+    if colour == 0: return NOT_APPLICABLE
+    for i in range(_like(source, target)):
+        if source[HEADER + i] == colour: target[HEADER + i] = 0
+    return OK
+
+def commonest_everywhere(source, other, target, work, a, b):
+    colour = _commonest(source)
+    for i in range(_like(source, target)): target[HEADER + i] = colour
+    return OK
+
+# %% ../../nbs/11_grid_kernels.ipynb #110051
 def commonest_colour(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, True, a)
@@ -426,7 +431,7 @@ def count_colours(source, other, target, work, a, b):
     for colour in range(1, 10): n += work[2 * colour] != 0 or work[2 * colour + 1] != 0
     return write_number(target, NUMBER, n)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110028
+# %% ../../nbs/11_grid_kernels.ipynb #110054
 def canvas(source, other, target, work, a, b):
     status = begin(target, GRID, a, a)
     if status: return status
@@ -448,7 +453,7 @@ def diagonal(source, other, target, work, a, b):
     for i in range(n * n): target[HEADER + i] = a if i // n == i % n else 0
     return finish(target)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110031
+# %% ../../nbs/11_grid_kernels.ipynb #110057
 @jit
 def _ray(source, target, h, w, r, c, dr, dc, colour):
     "Paint from (r, c) in steps of (dr, dc) up to the border or the next cell that is not background."
@@ -488,7 +493,6 @@ def _rays(source, target, work, wanted, kind):
                 colour = work[_DOWN + r - c + w - 1] if falling else work[_UP + r + c]
             target[HEADER + r * w + c] = colour
     return OK
-
 def rays_horizontal(source, other, target, work, a, b): return _rays(source, target, work, a, 0)
 def rays_vertical(source, other, target, work, a, b): return _rays(source, target, work, a, 1)
 def rays_straight(source, other, target, work, a, b): return _rays(source, target, work, a, 2)
@@ -513,6 +517,7 @@ def ray(source, other, target, work, a, b):
             if source[HEADER + r * w + c]: _ray(source, target, h, w, r, c, dr, dc, source[HEADER + r * w + c])
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110060
 def connect(source, other, target, work, a, b):
     n = _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -531,6 +536,7 @@ def connect(source, other, target, work, a, b):
                         y, x = y - dr, x - dc
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110063
 def gravity(source, other, target, work, a, b):
     n = _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -558,25 +564,27 @@ def shift(source, other, target, work, a, b):
             else: target[HEADER + r * w + c] = source[HEADER + y * w + x] if 0 <= y < h and 0 <= x < w else 0
     return finish(target)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110034
+# %% ../../nbs/11_grid_kernels.ipynb #110067
 @jit
 def _mirror_axis(target, h, w, axis, centre, hole, apply):
     """Reflect about `centre` (row sum, column sum, or a diagonal). `apply` 0: returns the number of agreeing intact pairs, −1 on a contradiction; 1: fills, returns cells filled."""
     done = 0
-    for r in range(h):
-        for c in range(w):
+    top, bottom = (max(centre - h + 1, 0), (centre + 1) // 2) if axis == 0 else (0, h)          # each pair of cells once
+    left, right = (max(centre - w + 1, 0), (centre + 1) // 2) if axis == 1 else (0, w)
+    for r in range(top, bottom):
+        for c in range(left, right):
             if axis == 0: y, x = centre - r, c
             elif axis == 1: y, x = r, centre - c
             elif axis == 2: y, x = c, r
             else: y, x = centre - c, centre - r
-            if y < 0 or y >= h or x < 0 or x >= w or (y == r and x == c): continue
+            if axis >= 2 and (y < r or (y == r and x <= c) or y >= h or x < 0 or x >= w): continue
             here, there = target[HEADER + r * w + c], target[HEADER + y * w + x]
-            if apply:
-                if here == hole and there != hole:
-                    target[HEADER + r * w + c] = there
-                    done += 1
+            if here == there: done += 0 if apply or here == hole else 2
             elif here != hole and there != hole:
-                if here != there: return -1
+                if not apply: return -1
+            elif apply:
+                if here == hole: target[HEADER + r * w + c] = there
+                else: target[HEADER + y * w + x] = here
                 done += 1
     return done
 
@@ -599,6 +607,7 @@ def repair_symmetry(source, other, target, work, a, b):
         if target[HEADER + i] != source[HEADER + i]: return OK
     return NOT_APPLICABLE
 
+# %% ../../nbs/11_grid_kernels.ipynb #110070
 @jit
 def _period_fits(source, h, w, down, right, hole, work):
     "Collect the tile of a period in work (255 = unknown); False on a contradiction or if a cell of the tile is never seen."
@@ -669,7 +678,7 @@ def smallest_tile(source, other, target, work, a, b):
     if period < 0: return NOT_APPLICABLE
     return _crop(source, target, 0, 0, period // 64, period % 64)
 
-# %% ../../nbs/11_grid_kernels.ipynb #110037
+# %% ../../nbs/11_grid_kernels.ipynb #110073
 def symmetrise(source, other, target, work, a, b):
     n = _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -680,6 +689,7 @@ def symmetrise(source, other, target, work, a, b):
             target[HEADER + r * w + c] = source[HEADER + y * w + x]
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110076
 @jit
 def _has_like(source, h, w, r, c, colour):
     "Has one of the eight neighbours this colour?"
@@ -721,6 +731,7 @@ def smooth(source, other, target, work, a, b):
             left, middle = middle, right
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110079
 def fill_holes(source, other, target, work, a, b):
     n = _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -748,15 +759,20 @@ def fill_holes(source, other, target, work, a, b):
             changed = True
     return OK if changed else NOT_APPLICABLE
 
+# %% ../../nbs/11_grid_kernels.ipynb #110082
 def outline(source, other, target, work, a, b):
     _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
+    stride = w + 2
+    for i in range((h + 2) * stride): work[i] = 0
     for r in range(h):
+        for c in range(w): work[(r + 1) * stride + c + 1] = source[HEADER + r * w + c] != 0
+    for r in range(h):                              # with a rim of zeros no neighbour has to be checked for, and the loop has no branches
         for c in range(w):
-            if not source[HEADER + r * w + c]: continue
-            for y in range(max(r - 1, 0), min(r + 2, h)):
-                for x in range(max(c - 1, 0), min(c + 2, w)):
-                    if (b == 8 or y == r or x == c) and not source[HEADER + y * w + x]: target[HEADER + y * w + x] = a
+            at = (r + 1) * stride + c + 1
+            near = work[at - stride] | work[at - 1] | work[at + 1] | work[at + stride]
+            if b == 8: near |= work[at - stride - 1] | work[at - stride + 1] | work[at + stride - 1] | work[at + stride + 1]
+            target[HEADER + r * w + c] = a if near and not work[at] else source[HEADER + r * w + c]
     return OK
 
 def fill_background(source, other, target, work, a, b):
@@ -767,7 +783,7 @@ def fill_background(source, other, target, work, a, b):
             changed = True
     return OK if changed else NOT_APPLICABLE
 
-# %% ../../nbs/11_grid_kernels.ipynb #110040
+# %% ../../nbs/11_grid_kernels.ipynb #110085
 def sort_lines(source, other, target, work, a, b):
     n = _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -787,6 +803,7 @@ def sort_lines(source, other, target, work, a, b):
         for k in range(length): target[HEADER + i * step + k * jump] = source[HEADER + np.int64(work[i]) * step + k * jump]
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110088
 def beside(source, other, target, work, a, b):
     h, w, v = np.int64(source[1]), np.int64(source[2]), np.int64(other[2])
     if h != other[1]: return NOT_APPLICABLE

@@ -39,13 +39,13 @@ def _segment(source, target, work, connectivity, by_colour, background):
     if n <= 0: return TOO_MANY_OBJECTS if n < 0 else NOT_APPLICABLE
     target[3] = n
     return OK
-
 def objects4(source, other, target, work, a, b): return _segment(source, target, work, 4, 1, _background(source, a))
 def objects8(source, other, target, work, a, b): return _segment(source, target, work, 8, 1, _background(source, a))
 def shapes4(source, other, target, work, a, b): return _segment(source, target, work, 4, 0, _background(source, a))
 def shapes8(source, other, target, work, a, b): return _segment(source, target, work, 8, 0, _background(source, a))
 def regions(source, other, target, work, a, b): return _segment(source, target, work, 4, 1, -1)
 
+# %% ../../nbs/12_object_kernels.ipynb #120009
 def holes(source, other, target, work, a, b):
     background = _background(source, a)
     n_cells = _canvas(source, target, OBJECTS)
@@ -69,7 +69,7 @@ def colours(source, other, target, work, a, b):
     target[3] = n
     return OK if n else NOT_APPLICABLE
 
-# %% ../../nbs/12_object_kernels.ipynb #120009
+# %% ../../nbs/12_object_kernels.ipynb #120012
 def split(source, other, target, work, a, b):
     n_cells = _canvas(source, target, OBJECTS)
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -84,6 +84,7 @@ def split(source, other, target, work, a, b):
     target[3] = b
     return OK
 
+# %% ../../nbs/12_object_kernels.ipynb #120015
 _ROWS, _COLUMNS = 128, 192        # scratch: the colour of each row and column that has a single one, 255 for the others
 
 @jit
@@ -129,7 +130,7 @@ def cells(source, other, target, work, a, b):
     target[3] = best_parts
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120012
+# %% ../../nbs/12_object_kernels.ipynb #120018
 PROPERTIES = ('area', 'box', 'height', 'width', 'top', 'bottom', 'left', 'right', 'colours', 'holes', 'density', 'symmetry', 'alike', 'colour', 'border', 'noise')
 _RECORD = 10
 _COUNTS = 4096        # scratch: 20 bytes of colour counts
@@ -159,15 +160,20 @@ def measure(source, work):
 
 @jit
 def _area(work, k): return np.int64(work[_RECORD * k + 4]) + 256 * np.int64(work[_RECORD * k + 5])
+
 @jit
 def _top(work, k): return np.int64(work[_RECORD * k])
+
 @jit
 def _left(work, k): return np.int64(work[_RECORD * k + 1])
+
 @jit
 def _height(work, k): return np.int64(work[_RECORD * k + 2]) - np.int64(work[_RECORD * k]) + 1
+
 @jit
 def _width(work, k): return np.int64(work[_RECORD * k + 3]) - np.int64(work[_RECORD * k + 1]) + 1
 
+# %% ../../nbs/12_object_kernels.ipynb #120020
 @shared(BUFFER, BUFFER, int64)
 def _colour_counts(source, work, k):
     "Number of colours of object k; its colour counts as two bytes each in scratch."
@@ -194,7 +200,7 @@ def _main_colour(source, work, k, skip):
         if colour != skip and count > best_count: best, best_count = colour, count
     return best if best >= 0 else skip
 
-# %% ../../nbs/12_object_kernels.ipynb #120014
+# %% ../../nbs/12_object_kernels.ipynb #120022
 @jit
 def _same(source, work, i, j, with_colour):
     h, w = np.int64(source[1]), np.int64(source[2])
@@ -206,6 +212,7 @@ def _same(source, work, i, j, with_colour):
             if here != there or (here and with_colour and source[HEADER + p] != source[HEADER + q]): return False
     return True
 
+# %% ../../nbs/12_object_kernels.ipynb #120024
 @shared(BUFFER, BUFFER, int64)
 def _symmetry(source, work, k):
     "How many of the two mirror symmetries (left-right, up-down) object k has."
@@ -232,6 +239,7 @@ def _holes_of(source, work, k):
 @jit
 def _touches_border(source, work, k): return work[_RECORD * k] == 0 or work[_RECORD * k + 1] == 0 or work[_RECORD * k + 2] == source[1] - 1 or work[_RECORD * k + 3] == source[2] - 1
 
+# %% ../../nbs/12_object_kernels.ipynb #120026
 @jit
 def property_of(source, work, k, which):
     "Property number `which` (an index of `PROPERTIES`) of object k, after `measure`."
@@ -257,7 +265,7 @@ def property_of(source, work, k, which):
     colour = _main_colour(source, work, k, -1)
     return _area(work, k) - np.int64(work[_COUNTS + 2 * colour]) - 256 * np.int64(work[_COUNTS + 2 * colour + 1])
 
-# %% ../../nbs/12_object_kernels.ipynb #120016
+# %% ../../nbs/12_object_kernels.ipynb #120028
 _VALUES = _COUNTS + 64
 _FLAGS = _COUNTS + 1024        # scratch: one byte for each object
 
@@ -273,7 +281,7 @@ def list_properties(source, work, which):
 @jit
 def _value(work, k): return np.int64(work[_VALUES + 2 * k]) + 256 * np.int64(work[_VALUES + 2 * k + 1])
 
-# %% ../../nbs/12_object_kernels.ipynb #120018
+# %% ../../nbs/12_object_kernels.ipynb #120030
 @shared(BUFFER, BUFFER, int64)
 def _pick(source, target, keep):
     "The object value that holds object number `keep` alone."
@@ -317,7 +325,7 @@ def pick_nth(source, other, target, work, a, b):
 def pick_only(source, other, target, work, a, b):
     return NOT_APPLICABLE if source[3] != 1 else _pick(source, target, 0)
 
-# %% ../../nbs/12_object_kernels.ipynb #120020
+# %% ../../nbs/12_object_kernels.ipynb #120033
 @shared(BUFFER, BUFFER, BUFFER, int64)
 def _renumber(source, target, work, flags):
     "Objects value with the objects k for which work[flags + k] is set, numbered anew in order; not applicable if none or all are kept."
@@ -339,12 +347,12 @@ def _keep_extreme(source, target, work, which, largest, keep):
     best = _value(work, _extreme(source, work, which, largest))
     for k in range(np.int64(source[3])): work[_FLAGS + k] = (_value(work, k) == best) == (keep != 0)
     return _renumber(source, target, work, _FLAGS)
-
 def keep_max(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 1, 1)
 def keep_min(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 0, 1)
 def drop_max(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 1, 0)
 def drop_min(source, other, target, work, a, b): return _keep_extreme(source, target, work, a, 0, 0)
 
+# %% ../../nbs/12_object_kernels.ipynb #120036
 @shared(BUFFER, BUFFER, BUFFER, int64, int64)
 def _by_colour(source, target, work, colour, present):
     "The objects that have a colour (`present` 1) or lack it (0)."
@@ -353,10 +361,10 @@ def _by_colour(source, target, work, colour, present):
     for i in range(n_cells):                                        # flag 0 is for the cells that belong to no object
         if source[HEADER + i] == colour: work[_FLAGS + np.int64(source[HEADER + n_cells + i])] = present
     return _renumber(source, target, work, _FLAGS + 1)
-
 def with_colour(source, other, target, work, a, b): return _by_colour(source, target, work, a, 1)
 def without_colour(source, other, target, work, a, b): return _by_colour(source, target, work, a, 0)
 
+# %% ../../nbs/12_object_kernels.ipynb #120039
 def on_border(source, other, target, work, a, b):
     measure(source, work)
     for k in range(np.int64(source[3])): work[_FLAGS + k] = _touches_border(source, work, k)
@@ -377,6 +385,7 @@ def larger_than(source, other, target, work, a, b):
     for k in range(np.int64(source[3])): work[_FLAGS + k] = _area(work, k) > a
     return _renumber(source, target, work, _FLAGS)
 
+# %% ../../nbs/12_object_kernels.ipynb #120042
 def squares(source, other, target, work, a, b):
     measure(source, work)
     for k in range(np.int64(source[3])): work[_FLAGS + k] = _height(work, k) == _width(work, k)
@@ -397,7 +406,7 @@ def symmetric(source, other, target, work, a, b):
     for k in range(np.int64(source[3])): work[_FLAGS + k] = _symmetry(source, work, k) > 0
     return _renumber(source, target, work, _FLAGS)
 
-# %% ../../nbs/12_object_kernels.ipynb #120023
+# %% ../../nbs/12_object_kernels.ipynb #120045
 @shared(BUFFER, BUFFER)
 def _grid_of(source, target):
     "Start a grid with the canvas of an objects value; returns its number of cells."
@@ -434,6 +443,7 @@ def crop_inside(source, other, target, work, a, b):
         for c in range(width): target[HEADER + r * width + c] = source[HEADER + (_top(work, 0) + 1 + r) * w + _left(work, 0) + 1 + c]
     return finish(target)
 
+# %% ../../nbs/12_object_kernels.ipynb #120048
 def isolate(source, other, target, work, a, b):
     n = _grid_of(source, target)
     for i in range(n):
@@ -463,6 +473,7 @@ def stencil(source, other, target, work, a, b):
     for i in range(n): target[HEADER + i] = a if source[HEADER + n + i] else 0
     return OK
 
+# %% ../../nbs/12_object_kernels.ipynb #120051
 def fill_box(source, other, target, work, a, b):
     _grid_of(source, target)
     measure(source, work)
@@ -495,7 +506,7 @@ def frame_box(source, other, target, work, a, b):
                 if edge and source[HEADER + r * w + c] == 0: target[HEADER + r * w + c] = a
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120026
+# %% ../../nbs/12_object_kernels.ipynb #120054
 def recolour_by_rank(source, other, target, work, a, b):
     n_cells, n = _grid_of(source, target), np.int64(source[3])
     if n > 9: return NOT_APPLICABLE
@@ -521,6 +532,7 @@ def recolour_like_extreme(source, other, target, work, a, b):
         if source[HEADER + n_cells + i]: target[HEADER + i] = colour
     return OK
 
+# %% ../../nbs/12_object_kernels.ipynb #120057
 def majority_each(source, other, target, work, a, b):
     n_cells = _grid_of(source, target)
     measure(source, work)
@@ -543,6 +555,7 @@ def rarest_each(source, other, target, work, a, b):
         if source[HEADER + n_cells + i]: target[HEADER + i] = work[_FLAGS + np.int64(source[HEADER + n_cells + i]) - 1]
     return OK
 
+# %% ../../nbs/12_object_kernels.ipynb #120060
 def flip_each(source, other, target, work, a, b):
     n_cells = _grid_of(source, target)
     measure(source, work)
@@ -558,7 +571,7 @@ def flip_each(source, other, target, work, a, b):
                 if source[HEADER + n_cells + at] == k + 1: target[HEADER + (top + y) * w + left + x] = source[HEADER + at]
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120029
+# %% ../../nbs/12_object_kernels.ipynb #120063
 def fall(source, other, target, work, a, b):
     n_cells, n = _grid_of(source, target), np.int64(source[3])
     if n > 64: return TOO_MANY_OBJECTS
@@ -610,7 +623,7 @@ def extend_each(source, other, target, work, a, b):
             r, c = r + dr, c + dc
     return OK
 
-# %% ../../nbs/12_object_kernels.ipynb #120032
+# %% ../../nbs/12_object_kernels.ipynb #120066
 @shared(BUFFER, BUFFER)
 def _equal_boxes(source, work):
     measure(source, work)
@@ -657,6 +670,7 @@ def overlay(source, other, target, work, a, b):
                     break
     return finish(target)
 
+# %% ../../nbs/12_object_kernels.ipynb #120069
 @shared(BUFFER, BUFFER, int64, int64)
 def _order(source, work, which, descending):
     "Object numbers sorted by a property in work[_FLAGS:], stable; returns how many there are."
@@ -703,7 +717,7 @@ def join_down(source, other, target, work, a, b):
     _order(source, work, a, np.int64(b == 0))
     return _join(source, target, work, 1)
 
-# %% ../../nbs/12_object_kernels.ipynb #120035
+# %% ../../nbs/12_object_kernels.ipynb #120072
 def list_colours(source, other, target, work, a, b):
     n = np.int64(source[3])
     if n > 30: return TOO_MANY_OBJECTS

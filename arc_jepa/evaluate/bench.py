@@ -15,7 +15,7 @@ from ..dsl.types import OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words
 
 # %% auto #0
 __all__ = ['ANCHORS', 'spread', 'rates', 'values_by_type', 'calls_of', 'nanoseconds', 'bench_kernels', 'bench_search',
-           'bench_generate']
+           'bench_generate', 'bench_train']
 
 # %% ../../nbs/54_bench.ipynb #540004
 def spread(values) -> dict[str, float]:
@@ -35,7 +35,7 @@ def rates(work: Callable[[], int], repeats: int = 5) -> dict[str, float]:
 # %% ../../nbs/54_bench.ipynb #540007
 @jit
 def _give_results(address, values, a, b, results, work):
-    "Results of a kernel on those of `values` (uint8[n, VALUE_BYTES]) that it applies to; `source_of` is in the last eight bytes of nothing: the count comes back."
+    "Write to `results` (one row more than `values`) what a kernel gives on those of `values` (uint8[n, VALUE_BYTES]) that it applies to; returns how many."
     n = 0
     for i in range(len(values)):
         if call_kernel(address, pointer(values[i], 0), pointer(values[i], 0), pointer(results[n], 0), pointer(work, 0), a, b) == OK: n += 1
@@ -174,3 +174,26 @@ def bench_generate(tasks: int = 2_000, written: int = 500, repeats: int = 5) -> 
     sampled, mixed, whole = rates(sample_atomic, repeats), rates(sample_curriculum, repeats), rates(write, min(repeats, 3))
     return {'tasks_per_cpu_s': sampled['median'], 'range': [sampled['min'], sampled['max']], 'curriculum_tasks_per_cpu_s': mixed['median'], 'curriculum_range': [mixed['min'], mixed['max']],
             'written_tasks_per_cpu_s': whole['median'], 'written_range': [whole['min'], whole['max']], 'pairs': 4, 'repeats': repeats}
+
+# %% ../../nbs/54_bench.ipynb #540029
+def bench_train(steps: int = 4, repeats: int = 3, config=None) -> dict:
+    """Tasks in a second of training, sampling included: `tasks_per_s` by the clock with the config's threads, `tasks_per_cpu_s` by CPU seconds of all threads.
+
+    `config`: a `TrainConfig`; None takes `jepa_pilot`."""
+    import torch
+    from arc_jepa.config import load_config
+    from arc_jepa.train.training import TrainConfig, Trainer
+    threads = torch.get_num_threads()
+    trainer, clock, cpu = Trainer(config or load_config(TrainConfig, 'jepa_pilot')), [], []
+    size = trainer.config.training.batch_size
+    try:
+        trainer.step()
+        for _ in range(repeats):
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            for _ in range(steps): trainer.step()
+            clock.append(steps * size / (time.perf_counter() - begin))
+            cpu.append(steps * size / (time.process_time() - begin_cpu))
+    finally: torch.set_num_threads(threads)
+    wall, process = spread(clock), spread(cpu)
+    return {'tasks_per_s': wall['median'], 'range': [wall['min'], wall['max']], 'tasks_per_cpu_s': process['median'], 'threads': trainer.config.training.threads, 'batch_size': size,
+            'parameters': sum(p.numel() for p in trainer.model.parameters()), 'repeats': repeats}

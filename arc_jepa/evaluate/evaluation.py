@@ -14,7 +14,7 @@ from typing import Sequence
 
 import numpy as np
 from ..config import write_atomic
-from ..grid import Task
+from ..grid import Pair, Task
 from ..dsl.ops import op_addresses
 from ..dsl.program import Failure, from_array, run_program
 from ..generate.generator import TRAINING_CURRICULUM, sample_arrays
@@ -25,15 +25,14 @@ from ..solve.solver import Solution, solve
 
 # %% auto #0
 __all__ = ['wilson_interval', 'behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics',
-           'Report', 'evaluate']
+           'paired_ratio', 'Report', 'evaluate']
 
 # %% ../../nbs/50_evaluation.ipynb #500005
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     "95 % interval of a share: Wilson (1927), 'Probable inference, the law of succession, and statistical inference', equation 4."
+    from scipy.stats import binomtest
     if n == 0: return 0.0, 1.0
-    z, p = 1.959964, successes / n
-    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    return tuple(map(float, binomtest(int(successes), int(n)).proportion_ci(method='wilson')))
 
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
@@ -91,6 +90,18 @@ def distance_statistics(distances: np.ndarray, solved: np.ndarray) -> dict:
     return result
 
 # %% ../../nbs/50_evaluation.ipynb #500014
+def paired_ratio(first: Sequence[Solution], second: Sequence[Solution], draws: int = 2000) -> dict:
+    "Geometric mean over tasks that both fit of (programs until the first fit of `first`) / (of `second`), above 1 where `second` needs fewer; 95 % bootstrap interval; tasks that only one of them fits."
+    both = np.array([(a.found_after + 1, b.found_after + 1) for a, b in zip(first, second) if a.program and b.program], float).reshape(-1, 2)
+    result = {'tasks': len(both), 'only_first': sum(bool(a.program and not b.program) for a, b in zip(first, second)), 'only_second': sum(bool(b.program and not a.program) for a, b in zip(first, second)),
+              'ratio': None, 'ratio_interval': None, 'median_first': None, 'median_second': None}
+    if len(both) < 2: return result
+    logs = np.log(both[:, 0] / both[:, 1])
+    means = np.random.default_rng(0).choice(logs, (draws, len(logs))).mean(1)
+    return {**result, 'ratio': float(np.exp(logs.mean())), 'ratio_interval': [float(np.exp(np.quantile(means, q))) for q in (0.025, 0.975)],
+            'median_first': float(np.median(both[:, 0])), 'median_second': float(np.median(both[:, 1]))}
+
+# %% ../../nbs/50_evaluation.ipynb #500017
 @dataclass(frozen=True)
 class Report:
     "Result of `evaluate`: `.json` holds everything; `.solutions[variant]` the `Solution` objects in the order of the tasks."
@@ -108,6 +119,8 @@ class Report:
             low, high = v['success_interval']
             lines.append(f'  {name:12s} solved {v["solved_count"]:4d} ({v["success_rate"]:.1%}, 95 % interval {low:.1%}-{high:.1%}), with one attempt {v["solved_one_attempt"]}, '
                          f'{v["avg_programs_tested"]:,.0f} programs and {v["cpu_s_per_item"]:.2f} CPU-s an item, prior: {v["prior"]}')
+        for names, pair in self.json['programs_to_first_fit'].items():
+            if pair['ratio']: lines.append(f'  programs until the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}) over {pair["tasks"]} tasks that both fit')
         return '\n'.join(lines)
 
 def _row(task: Task, solution: Solution) -> dict:
@@ -131,7 +144,7 @@ def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar) -> list
     try: return list(pool.map(one, tasks, priors))
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../../nbs/50_evaluation.ipynb #500015
+# %% ../../nbs/50_evaluation.ipynb #500018
 def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, max_nodes: int | None = 20_000, budget: float | None = None, jepa=None, progress: bool = True, workers: int | None = None) -> Report:
     """Solve `tasks` with each variant at the same budget (`max_nodes` programs and/or `budget` CPU seconds a task) and judge by the ARC protocol.
 
@@ -151,7 +164,9 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
             solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar)
         summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name)
     distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
+    names = list(variants)
+    paired = {f'{names[0]} / {other}': paired_ratio(solutions[names[0]], solutions[other]) for other in names[1:]}
     return Report({'tasks': name, 'dataset': {'name': name, 'version': getattr(tasks, 'version', None), 'content_hash': getattr(tasks, 'content_hash', None)}, 'total_tasks': len(tasks_list),
-                   'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries,
+                   'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries, 'programs_to_first_fit': paired,
                    'latent_distances': {**distance_statistics(distances, [s.solves(t) for t, s in zip(tasks_list, solutions[next(iter(variants))])]), 'trained': jepa.trained} if jepa is not None else None,
                    'results': [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]}, solutions)

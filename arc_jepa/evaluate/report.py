@@ -25,10 +25,10 @@ from ..grid import COLOUR_NAMES, PALETTE, Task, grid_svg, task_html
 # %% auto #0
 __all__ = ['SERIES', 'MEASURES', 'FLOORS', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'STYLE',
            'read_json', 'read_rows', 'as_number', 'count', 'percent', 'duration', 'span', 'escape', 'note_html',
-           'table_html', 'bars_html', 'figure_html', 'stages_html', 'data_html', 'training_html', 'above_floor',
-           'retrieval_html', 'sign_test', 'solved', 'found_after_both', 'comparison', 'figures_html', 'variants_html',
-           'distances_html', 'value_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html',
-           'solved_html', 'set_html', 'headline_html', 'write_report']
+           'table_html', 'bars_html', 'figure_html', 'legend_above', 'log_axis', 'stages_html', 'data_html',
+           'training_html', 'above_floor', 'retrieval_html', 'sign_test', 'solved', 'found_after_both', 'comparison',
+           'figures_html', 'variants_html', 'distances_html', 'value_html', 'steps_html', 'solved_card', 'failed_card',
+           'spread', 'failures_html', 'solved_html', 'set_html', 'headline_html', 'write_report']
 
 # %% ../../nbs/53_report.ipynb #530008
 def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
@@ -95,27 +95,30 @@ def table_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr></thead><tbody>{body}</tbody></table></div>'
 
 def bars_html(title: str, values: Any, most: int = 12) -> str:
-    "A horizontal bar for each entry of a histogram (name → number); after `most` of them the rest is one bar."
+    "A horizontal bar for each entry of a histogram (name → number); after `most` of them the rest is one line without a bar."
     values = {str(k): v for k, x in values.items() if (v := as_number(x)) is not None} if isinstance(values, dict) else {}
     if not values: return f'<figure class="bars"><figcaption>{escape(title)}</figcaption>{note_html("no figures")}</figure>'
     shown = dict(list(values.items())[:most])
-    if rest := list(values.values())[most:]: shown[f'{len(rest)} others'] = sum(rest)
-    top = max(*shown.values(), 1e-9)
+    top, rest = max([*shown.values(), 1e-9]), list(values.values())[most:]
     rows = ''.join(f'<span>{escape(k.replace("_", " "))}</span><i><b style="width:{max(100 * v / top, 0.4):.1f}%"></b></i><em>{count(v)}</em>' for k, v in shown.items())
+    if rest: rows += f'<span>{len(rest)} others</span><small>together, at most {count(max(rest))} each</small><em>{count(sum(rest))}</em>'
     return f'<figure class="bars"><figcaption>{escape(title)}</figcaption><div>{rows}</div></figure>'
 
 # %% ../../nbs/53_report.ipynb #530017
 _INK = '#123456'                                                                # replaced by the page's own text colour
 SERIES = ('#f28e2b', '#1e88e5', '#2ca25f', '#c557c9', '#8c8c8c', '#d9534f')     # readable on white and on black
 
-def figure_html(name: str, caption: str, draw: Callable, size: tuple[float, float] = (4.6, 3.0)) -> str:
-    "`draw(axes)` as inline SVG under a caption; `name` is unique on the page, `size` in inches. A figure that cannot be drawn becomes a note."
+def figure_html(name: str, caption: str, draw: Callable, size: tuple[float, float] = (4.6, 3.0), margins: tuple[float, float] = (.6, .5)) -> str:
+    """`draw(axes)` as inline SVG under a caption; a figure that cannot be drawn becomes a note.
+
+    `name` is unique on the page; `size` and `margins` (left, below) in inches. They are fixed because a computed layout draws everything twice."""
     import matplotlib
     from matplotlib.figure import Figure
     ink = dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), _INK)
     style = {'svg.fonttype': 'none', 'svg.hashsalt': name, 'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False, 'legend.fontsize': 8, **ink}
     with matplotlib.rc_context(style):
-        figure, buffer = Figure(figsize=size, layout='constrained'), io.StringIO()
+        figure, buffer = Figure(figsize=size), io.StringIO()
+        figure.subplots_adjust(left=margins[0] / size[0], bottom=margins[1] / size[1], right=.97, top=1 - .35 / size[1])
         try: draw(figure.subplots())
         except (ValueError, TypeError, KeyError) as error: return note_html(f'{name}: cannot be drawn ({error}).')
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
@@ -126,7 +129,18 @@ def _inline(svg: str, name: str, label: str) -> str:
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg'):], flags=re.S)
     svg = re.sub(r'\b(id="|url\(#|href="#)', rf'\g<1>{name}-', svg).replace(_INK, 'currentColor')
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", 'system-ui, sans-serif', svg)
-    return re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-label="{escape(label)}" \1>', svg, count=1)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+    return re.sub(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f'{head}aria-label="{escape(label)}" {match[1]}>', svg, count=1)
+
+def legend_above(axes) -> None:
+    "The legend in one line above the axes, where no curve runs."
+    if axes.get_legend_handles_labels()[1]: axes.legend(loc='lower left', bbox_to_anchor=(-.02, .99), ncols=4, handlelength=1.2, columnspacing=1, borderpad=0)
+
+def log_axis(axis, top: float) -> None:
+    "Powers of ten up to `top` in plain figures; Matplotlib's own 10² are formulas, and slow."
+    powers = range(int(math.log10(max(top, 10))) + 1)
+    axis.set_ticks([10 ** k for k in powers], [f'{10 ** k:,}' for k in powers])
+    axis.set_minor_locator(axis.get_major_locator())
 
 # %% ../../nbs/53_report.ipynb #530020
 def stages_html(run: dict) -> str:
@@ -192,7 +206,7 @@ def _draw_losses(axes, rows: Sequence[dict]) -> None:
         axes.plot(*_series(rows, f'loss/{name}'), color=colour, lw=1.3, label=name.replace('_', ' '))
         if (chance := _chance(rows, name)) is not None: axes.axhline(chance, color=colour, ls=':', lw=1)
     axes.set(xlabel='step', ylabel='loss, nats')
-    if axes.lines: axes.legend()
+    legend_above(axes)
 
 def _draw_margins(axes, rows: Sequence[dict]) -> None:
     keys = [k for k in dict.fromkeys(k for row in rows for k in row) if k.startswith('margin') and _series(rows, k)[1]]
@@ -200,13 +214,13 @@ def _draw_margins(axes, rows: Sequence[dict]) -> None:
     for key in keys: axes.plot(*_series(rows, key), lw=1.3, color=SERIES[(order.index(key) if key in order else keys.index(key)) % len(SERIES)], label=key.removeprefix('margin/').replace('_', ' '))
     axes.axhline(0, color=_INK, ls=':', lw=1)
     axes.set(xlabel='step', ylabel='nats gained over chance')
-    if keys: axes.legend()
+    legend_above(axes)
 
 def _draw_total(axes, rows: Sequence[dict]) -> None:
     axes.plot(*_series(rows, 'loss/total'), color=SERIES[1], lw=1.3, label='training')
     if _series(rows, 'val/loss')[1]: axes.plot(*_series(rows, 'val/loss'), 'o-', ms=3, color=SERIES[0], lw=1.3, label='held-out tasks')
     axes.set(xlabel='step', ylabel='total loss')
-    axes.legend()
+    legend_above(axes)
 
 def training_html(run_dir: Path) -> str:
     "Loss curves and margins with a sentence on where they ended."
@@ -260,7 +274,7 @@ def _draw_retrieval(axes, table: dict) -> None:
         if found: axes.scatter([v for _, v in found], [i for i, _ in found], marker=shape, color=colour, s=38, zorder=3, label=FLOORS[floor], linewidths=1.5 if shape == '|' else .5)
     axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel='truth ranked first (share of tasks)')
     axes.invert_yaxis()
-    axes.legend(loc='upper center', bbox_to_anchor=(.45, -.16), ncols=3)
+    axes.legend(loc='lower left', bbox_to_anchor=(-.02, 1), ncols=6, handlelength=1.2, columnspacing=1, borderpad=0)
 
 def retrieval_html(run_dir: Path) -> str:
     "The retrieval table beside its floors, as a table and as bars."
@@ -268,7 +282,7 @@ def retrieval_html(run_dir: Path) -> str:
     if not table: return note_html(note or 'retrieval.json is empty.')
     def share(row, kind):
         value, low, high = _entry(row, kind)
-        return '' if value is None else f'<b>{percent(value)}</b> <small>{span([low, high]) if low is not None else ""}</small>'
+        return '' if value is None else f'<b>{percent(value)}</b><br><small class="whole">{span([low, high]) if low is not None else ""}</small>'
     rows = [[f'<b>{name}</b><br><small>{question}</small>', share(row, 'latent'), share(row, 'fused'), *[percent(v) if (v := (row.get('floors') or {}).get(f)) is not None else '' for f in FLOORS], count(row.get('n')), above_floor(row)]
             for name, question in MEASURES.items() if isinstance(row := table.get(name), dict)]
     rank = (table.get('effective_rank') or {}) if isinstance(table.get('effective_rank'), dict) else {}
@@ -277,7 +291,7 @@ def retrieval_html(run_dir: Path) -> str:
               'no learning: the same network with random weights, those statistics alone, likeness to the input, guessing. Only what is above all of them was learned.</p>')
     if _entry(rank, 'latent')[0] is not None:
         words += f'<p>Effective rank of the latents: {count(_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
-    chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: _draw_retrieval(axes, table), (6.4, 1.5 + .5 * max(len(rows), 2)))
+    chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: _draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (.8, .5))
     return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows)
 
 # %% ../../nbs/53_report.ipynb #530036
@@ -296,39 +310,49 @@ def found_after_both(results: Sequence[dict], base: str, other: str) -> np.ndarr
     return np.maximum([p for p in pairs if None not in p], 1.0).reshape(-1, 2)
 
 # %% ../../nbs/53_report.ipynb #530038
+def _sign_words(one: int, other: int) -> str:
+    p = sign_test(one, other)
+    return f'sign test p = {p:.2g}: {"more than chance explains" if p < .05 else "chance explains that"}'
+
 def comparison(results: Sequence[dict], base: str, other: str) -> str:
     "In words, from the results: what `other` changes against `base`, and whether that could be chance."
     more, fewer = (sum(solved(r, a) and not solved(r, b) for r in results) for a, b in ((other, base), (base, other)))
-    total, p = more - fewer, sign_test(more, fewer)
+    total = more - fewer
     verb = f'solved {total} more' if total > 0 else f'solved {-total} FEWER' if total < 0 else 'solved as many'
     words = f'{other} {verb} {"task" if abs(total) == 1 else "tasks"} {"than" if total else "as"} {base}: {more} that only {other} solved, {fewer} that only {base} solved'
-    words += f' (sign test p = {p:.2g}: {"more than chance explains" if p < .05 else "chance explains that"}).' if more + fewer else '.'
+    words += f' ({_sign_words(more, fewer)}).' if more + fewer else '.'
     pairs = found_after_both(results, base, other)
     if not len(pairs): return words + ' No task was solved by both, so their speed cannot be compared.'
     low, middle, high = np.quantile(pairs[:, 0] / pairs[:, 1], (.25, .5, .75))
-    faster, slower = (pairs[:, 1] < pairs[:, 0]).sum(), (pairs[:, 1] > pairs[:, 0]).sum()
+    faster, slower = int((pairs[:, 1] < pairs[:, 0]).sum()), int((pairs[:, 1] > pairs[:, 0]).sum())
     judged = f'{other} finds its first fit {middle:.1f} times sooner' if middle > 1.05 else f'{other} needs {1 / middle:.1f} times MORE programs to its first fit' if middle < .95 else 'both find their first fit after about as many programs'
-    return words + f' On the {len(pairs)} tasks that both solved, {judged} in the median (middle half of tasks: {low:.2g} to {high:.2g} times); sooner on {faster}, later on {slower}, sign test p = {sign_test(int(faster), int(slower)):.2g}.'
+    return words + f' On the {len(pairs)} tasks that both solved, {judged} in the median (middle half of tasks: {low:.2g} to {high:.2g} times); sooner on {faster}, later on {slower} ({_sign_words(faster, slower)}).'
 
 # %% ../../nbs/53_report.ipynb #530041
-def _values(results: Sequence[dict], variant: str, key: str, only_solved: bool) -> np.ndarray:
-    "A figure of all (or all solved) tasks, at least 1, for logarithmic axes."
-    values = [as_number(r[variant].get(key)) for r in results if isinstance(r.get(variant), dict) and (solved(r, variant) or not only_solved)]
+def _values(results: Sequence[dict], variant: str, key: str, which: bool) -> np.ndarray:
+    "A figure of the solved (`which`) or of the other tasks, at least 1, for logarithmic axes."
+    values = [as_number(r[variant].get(key)) for r in results if isinstance(r.get(variant), dict) and solved(r, variant) == which]
     return np.maximum(np.array([v for v in values if v is not None], float), 1.0)
 
 def _draw_growth(axes, results, variants) -> None:
+    top = 10.0
     for variant, colour in zip(variants, SERIES):
         after = np.sort(_values(results, variant, 'found_after', True))
-        if len(after): axes.step(np.append(after, after[-1] * 1.3), np.append(np.arange(1, len(after) + 1), len(after)), where='post', color=colour, label=variant)
-    axes.set(xscale='log', xlabel='programs tested', ylabel='tasks solved', ylim=(0, None))
-    if axes.lines: axes.legend()
+        if not len(after): continue
+        top = max(top, after[-1] * 1.3)
+        axes.step(np.append(after, after[-1] * 1.3), np.append(np.arange(1, len(after) + 1), len(after)), where='post', color=colour, label=variant)
+    axes.set(xscale='log', xlabel='programs tested', ylabel='tasks solved', ylim=(0, None), xlim=(.8, top))
+    log_axis(axes.xaxis, top)
+    legend_above(axes)
 
 def _draw_tested(axes, results, variants) -> None:
-    values = [_values(results, v, 'programs_tested', False) for v in variants]
-    edges = np.geomspace(1, max([v.max() for v in values if len(v)], default=10) * 1.001 + 1, 25)
-    for variant, value, colour in zip(variants, values, SERIES): axes.hist(value, edges, histtype='stepfilled', color=colour, alpha=.35, ec=colour, label=variant)
-    axes.set(xscale='log', xlabel='programs tested', ylabel='tasks')
-    axes.legend(loc='upper left')
+    values = [np.concatenate([_values(results, v, 'found_after', True), _values(results, v, 'programs_tested', False)]) for v in variants]
+    top = max([v.max() for v in values if len(v)], default=10) * 1.3
+    for variant, value, colour in zip(variants, values, SERIES): axes.hist(value, np.geomspace(.8, top, 25), histtype='stepfilled', color=colour, alpha=.35, ec=colour, label=variant)
+    axes.set(xscale='log', xlabel='programs tested', ylabel='tasks', xlim=(.8, top))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    log_axis(axes.xaxis, top)
+    legend_above(axes)
 
 def _draw_scatter(axes, results, base: str, other: str) -> None:
     pairs = found_after_both(results, base, other)
@@ -336,14 +360,15 @@ def _draw_scatter(axes, results, base: str, other: str) -> None:
     axes.plot([1, top], [1, top], color=_INK, ls=':', lw=1)
     axes.scatter(pairs[:, 0], pairs[:, 1], s=14, alpha=.6, color=SERIES[1], edgecolors='none')
     axes.set(xscale='log', yscale='log', xlabel=f'{base}: programs to the first fit', ylabel=other, xlim=(.8, top), ylim=(.8, top))
+    log_axis(axes.xaxis, top), log_axis(axes.yaxis, top)
 
 # %% ../../nbs/53_report.ipynb #530042
 def figures_html(stem: str, results: Sequence[dict], variants: Sequence[str]) -> str:
     "Growth, cost and, for two variants or more, the paired scatter of the last against the first."
     parts = [figure_html(f'{stem}-growth', 'Tasks solved within so many programs.', lambda a: _draw_growth(a, results, variants)),
-             figure_html(f'{stem}-tested', 'Programs tested for each task, solved or not; the peak at the right is the budget.', lambda a: _draw_tested(a, results, variants))]
+             figure_html(f'{stem}-tested', 'Programs tested until the first fit; tasks that were not solved count with all that were tested, the peak at the right.', lambda a: _draw_tested(a, results, variants))]
     if len(variants) > 1:
-        parts.append(figure_html(f'{stem}-scatter', 'Tasks that both solved; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1])))
+        parts.append(figure_html(f'{stem}-scatter', 'Tasks that both solved; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1]), margins=(.85, .5)))
     return f'<div class="columns">{"".join(parts)}</div>'
 
 # %% ../../nbs/53_report.ipynb #530045
@@ -474,7 +499,8 @@ def set_html(run_dir: Path, stem: str, data: dict) -> str:
     limits = [f'{count(budget.get("max_nodes"))} programs' if budget.get('max_nodes') else '', f'{count(budget.get("seconds"))} CPU seconds' if budget.get('seconds') else '']
     words = f'{count(data.get("total_tasks"))} tasks, two attempts a test, all tests of a task must be right. Budget a task: {" and ".join(filter(None, limits)) or "not recorded"}, the same for every variant.'
     if reserved: words += ' This split is reported and was not tuned on: nothing on its failures is analysed.'
-    parts = [f'<p>{words}<br><small>{escape(dataset.get("name"))} · {escape(dataset.get("version"))} · content {escape(dataset.get("content_hash"))}</small></p>', variants_html(data)]
+    source = ' · '.join(escape(x) for x in (Path(str(dataset.get('name') or data.get('tasks'))).name if stem == 'synthetic' else dataset.get('name'), dataset.get('version'), dataset.get('content_hash')) if x)
+    parts = [f'<p>{words}<br><small>{source}</small></p>', variants_html(data)]
     parts += [f'<p class="verdict">{escape(comparison(results, variants[0], other))}</p>' for other in variants[1:] if results]
     parts.append(distances_html(data.get('latent_distances')))
     if not results or not variants: return ''.join(parts) + note_html('No results of single tasks are recorded.')
@@ -502,7 +528,7 @@ def headline_html(run: dict, sets: dict[str, dict]) -> str:
         if not variants: tiles.append(_tile(label, '–', 'not finished')); continue
         best = max(variants, key=lambda v: as_number(variants[v].get('solved_count')) or 0)
         others = ' · '.join(f'{escape(k)} {count(v.get("solved_count"))}' for k, v in variants.items() if k != best)
-        tiles.append(_tile(label, f'{count(variants[best].get("solved_count"))}<i> of {count(sets[stem].get("total_tasks"))}</i>', f'{escape(best)}, {span(variants[best].get("success_interval"))}{"<br>" + others if others else ""}'))
+        tiles.append(_tile(label, f'{count(variants[best].get("solved_count"))}<i> of {count(sets[stem].get("total_tasks"))}</i>', f'{escape(best)}, <span class="whole">{span(variants[best].get("success_interval"))}</span>{"<br>" + others if others else ""}'))
     for stem in (s for s in EXPECTED if s in sets):
         names = list(sets[stem].get('variants') or {})
         pairs = found_after_both([r for r in sets[stem].get('results') or [] if isinstance(r, dict)], names[0], names[-1]) if len(names) > 1 else ()
@@ -531,13 +557,13 @@ nav{position:sticky;top:0;z-index:2;background:var(--back);border-bottom:1px sol
 b.failed{background:var(--bad)}b.running{background:#f28e2b}.gantt em.done{color:var(--good)}.gantt em.failed{color:var(--bad)}
 figure{margin:0}.bars figcaption{font-weight:600;color:var(--ink);margin-bottom:6px}.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:24px;margin:16px 0}
 .plot svg{width:100%;height:auto;display:block}.plot figcaption{font-size:13px}.wide{max-width:760px}
-.scroll{overflow-x:auto;margin:14px 0}table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}th{text-align:left;font-weight:600;color:var(--soft);font-size:12.5px}th,td{padding:6px 12px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}td{min-width:64px}
-.missing{background:var(--warn);border-left:3px solid #d9a300;padding:6px 12px;border-radius:0 4px 4px 0}.verdict{border-left:3px solid var(--accent);padding-left:12px}.alarm{color:var(--bad)}
+.scroll{overflow-x:auto;margin:14px 0}table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}th{text-align:left;font-weight:600;color:var(--soft);font-size:12.5px}th,td{padding:6px 12px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}td{min-width:64px}td:first-child{min-width:120px}
+.whole{white-space:nowrap}.missing{background:var(--warn);border-left:3px solid #d9a300;padding:6px 12px;border-radius:0 4px 4px 0}.verdict{border-left:3px solid var(--accent);padding-left:12px}.alarm{color:var(--bad)}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr));gap:14px}.card,details.task{border:1px solid var(--line);border-radius:8px;padding:10px 14px}.card p{margin:0 0 4px}details.task{margin:10px 0}
-summary{cursor:pointer}.tag{font-size:12px;border:1px solid var(--line);border-radius:10px;padding:0 8px;white-space:nowrap}.tag.yes{color:var(--good)}.tag.no{color:var(--bad)}
+summary{cursor:pointer}.tag{font-size:12px;display:inline-block;margin-left:2px;border:1px solid var(--line);border-radius:10px;padding:0 8px;white-space:nowrap}.tag.yes{color:var(--good)}.tag.no{color:var(--bad)}
 .steps{display:flex;flex-wrap:wrap;align-items:center;gap:8px 12px;margin-top:8px;padding-top:8px;border-top:1px dashed var(--line);font-size:12px}.steps figure{max-width:190px}.steps figcaption{font-size:12px;line-height:1.35;margin-top:2px}.swatch{display:inline-block;width:22px;height:22px;border:1px solid #5558;vertical-align:middle}.number{font-size:26px}
 svg{max-width:100%}footer{margin-top:56px;padding-bottom:40px;font-size:13px;color:var(--soft)}
-@media(max-width:600px){main,header,footer,nav div{padding-left:12px;padding-right:12px}.gantt{grid-template-columns:1fr max-content max-content}.gantt i{grid-column:1/-1;grid-row:auto;order:0}.card,details.task{padding:8px}}
+@media(max-width:600px){main,header,footer,nav div{padding-left:12px;padding-right:12px}.gantt{grid-template-columns:1fr max-content max-content;grid-auto-flow:dense}.gantt i{grid-column:1/-1;margin-bottom:6px}.card,details.task{padding:8px}}
 '''
 
 # %% ../../nbs/53_report.ipynb #530063

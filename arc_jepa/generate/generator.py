@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator
+from typing import Annotated, Iterator
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from ..compiled import call_kernel, jit, pointer
 from ..config import Config, config_hash, save_config, write_atomic
 from ..datasets import content_key, write_manifest
@@ -23,15 +23,23 @@ from ..dsl.types import GRID, HEADER, OBJECTS, OK, VALUE_BYTES, WORK_BYTES, hash
 from .scenes import FAMILIES, between, draw, draw_scene, seed_state
 
 # %% auto #0
-__all__ = ['TRAINING_CURRICULUM', 'GridConfig', 'PhaseConfig', 'GenerateConfig', 'RuleTable', 'rule_table', 'sample_rule',
-           'run_rule', 'same_value', 'every_step_matters', 'sample_pairs', 'sample_tasks', 'sample_arrays',
-           'iterate_tasks', 'generate', 'sample_counterfactuals', 'sample_training', 'TaskBatch', 'sample_batch']
+__all__ = ['MAX_PAIRS', 'TRAINING_CURRICULUM', 'GridConfig', 'PhaseConfig', 'GenerateConfig', 'RuleTable', 'rule_table',
+           'sample_rule', 'run_rule', 'same_value', 'every_step_matters', 'sample_pairs', 'sample_tasks',
+           'sample_arrays', 'iterate_tasks', 'generate', 'sample_counterfactuals', 'sample_training', 'TaskBatch',
+           'sample_batch']
 
 # %% ../../nbs/16_generator.ipynb #160005
+MAX_PAIRS = 8        # of one task, demonstrations and tests: what the compiled loops have room for
+
 class GridConfig(Config):
     "Sides of the scenes, in cells."
     min_size: int = Field(4, ge=2, le=30)
     max_size: int = Field(16, ge=3, le=30)
+
+    @model_validator(mode='after')
+    def _in_order(self):
+        if self.min_size > self.max_size: raise ValueError(f'min_size is {self.min_size}, more than max_size, {self.max_size}')
+        return self
 
 class PhaseConfig(Config):
     "One phase of the curriculum."
@@ -48,7 +56,13 @@ class GenerateConfig(Config):
     grid: GridConfig = GridConfig()
     phases: dict[str, PhaseConfig] = Field(default_factory=lambda: {'phase_i': PhaseConfig()})
     held_out: int = Field(0, ge=0, description='tasks for `heldout.jsonl`, spread over the phases; none of them is in the manifest')
-    op_weights: dict[str, float] = Field({}, description='relative weight of single operations (1 if left out, 0 holds one out)')
+    op_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field({}, description='relative weight of single operations (1 if left out, 0 holds one out)')
+
+    @model_validator(mode='after')
+    def _pairs(self):
+        fewest, most = self.demonstrations
+        if not 1 <= fewest <= most <= MAX_PAIRS - 2: raise ValueError(f'demonstrations is {fewest}, {most}: fewest and most, between 1 and {MAX_PAIRS - 2}')
+        return self
 
 # %% ../../nbs/16_generator.ipynb #160007
 _GENERATED = [op for op in OPS if not op.operand and op.name != 'map_colours']
@@ -240,7 +254,7 @@ def sample_tasks(seed, first, n_tasks, cumulative, fewest, most, extra, addresse
 
     A task has `fewest`-`most` demonstrations and `extra` test pairs. Returns −1 when the table cannot make a task at all."""
     state, rule = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64)
-    inputs, outputs = np.zeros((8, VALUE_BYTES), np.uint8), np.zeros((8, VALUE_BYTES), np.uint8)
+    inputs, outputs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8)
     buffers, work = np.zeros((2, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8)
     used, grid = 0, 0
     for task in range(n_tasks):
@@ -270,7 +284,7 @@ def _phase_table(config: GenerateConfig, phase: str) -> tuple[RuleTable, np.ndar
     table = _table_for(tuple(settings.primitives) if settings.primitives is not None else None, tuple(sorted(config.op_weights.items())))
     shares = np.zeros(MAX_STEPS_IN_ARRAY + 1)
     for length, weight in settings.lengths.items():
-        if not 1 <= length <= MAX_STEPS_IN_ARRAY or weight < 0: raise ValueError(f'phases.{phase}.lengths: {length}: {weight} is not a length from 1 to {MAX_STEPS_IN_ARRAY} with a weight of at least 0')
+        if not 1 <= length <= MAX_STEPS_IN_ARRAY or not 0 <= weight < float("inf"): raise ValueError(f'phases.{phase}.lengths: {length}: {weight} is not a length from 1 to {MAX_STEPS_IN_ARRAY} with a weight of at least 0')
         if weight and not table.reach[GRID, length]: raise ValueError(f'phases.{phase}: the operations allowed make no program of {length} step(s)')
         shares[length] = weight
     if shares.sum() <= 0: raise ValueError(f'phases.{phase}.lengths: all weights are zero')
@@ -280,6 +294,9 @@ def _packed(cells, heights, widths, n_grids) -> PackedGrids:
     sizes = heights[:n_grids].astype(np.int64) * widths[:n_grids]
     return PackedGrids(cells, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if n_grids else np.zeros(0, np.int64), heights[:n_grids], widths[:n_grids])
 
+def _check_pairs(pairs: int):
+    if not 2 <= pairs <= MAX_PAIRS: raise ValueError(f'pairs is {pairs}; a task has 2 to {MAX_PAIRS}')
+
 def sample_arrays(config: GenerateConfig, phase: str, first: int, n_tasks: int, pairs: int | None = None):
     """Tasks `first` … of a phase as (PackedGrids in the order task, pair, input/output; programs int16[n, 6, 3]; pairs a task int64[n]; rejections int64[4]).
 
@@ -287,7 +304,9 @@ def sample_arrays(config: GenerateConfig, phase: str, first: int, n_tasks: int, 
     table, cumulative = _phase_table(config, phase)
     fewest, most = config.demonstrations
     extra = config.tests
-    if pairs is not None: fewest = most = pairs - 1; extra = 1
+    if pairs is not None:
+        _check_pairs(pairs)
+        fewest, most, extra = pairs - 1, pairs - 1, 1
     seed = config.seed * 1_000_003 + list(config.phases).index(phase)
     heights, widths = np.zeros(n_tasks * (most + extra) * 2, np.uint8), np.zeros(n_tasks * (most + extra) * 2, np.uint8)
     cells, programs = np.empty(len(heights) * 900, np.uint8), np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16)
@@ -427,7 +446,7 @@ def sample_training(seed, first, n_tasks, cumulatives, mixture, n_pairs, n_count
                     cells, heights, widths, programs, counter_cells, counter_heights, counter_widths, counter_programs):
     "As `sample_tasks` with a fixed number of pairs, a mixture of phases (rows of `cumulatives` and `weights`) and counterfactuals of each task's last pair; returns bytes used of both."
     state, rule = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64)
-    inputs, outputs = np.zeros((8, VALUE_BYTES), np.uint8), np.zeros((8, VALUE_BYTES), np.uint8)
+    inputs, outputs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8)
     buffers, work, rejected = np.zeros((2, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8), np.zeros(4, np.int64)
     others, hashes = np.zeros((max(n_counter, 1), VALUE_BYTES), np.uint8), np.zeros(n_counter + 2, np.uint64)
     other_rules = np.zeros((max(n_counter, 1), MAX_STEPS_IN_ARRAY, 3), np.int64)
@@ -474,6 +493,7 @@ def sample_batch(config: GenerateConfig | None, seed: int, index: int, n_tasks: 
 
     Raises ValueError when the config allows no task."""
     config = config or TRAINING_CURRICULUM
+    _check_pairs(pairs)
     tables, cumulatives = zip(*(_phase_table(config, phase) for phase in config.phases))
     counts = np.array([p.count for p in config.phases.values()], float)
     mixture = np.concatenate([[0], np.cumsum(counts / counts.sum())])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 from ..dsl.program import run_program
 from ..generate.generator import sample_batch
@@ -20,7 +21,7 @@ from .tokens import TokenSettings, pair_statistics, tokenize
 # %% auto #0
 __all__ = ['MEASURES', 'top1', 'interval', 'Question', 'synthetic_questions', 'easy_questions', 'hard_questions', 'pixel_scores',
            'statistics_scores', 'Latents', 'encode_questions', 'latent_scores', 'tower_scores', 'fuse',
-           'effective_rank', 'op_probe', 'measure', 'retrieval_table', 'plot_retrieval']
+           'effective_rank', 'op_probe', 'measure', 'retrieval_table', 'plot_retrieval', 'format_table']
 
 # %% ../../nbs/25_diagnostics.ipynb #250005
 def top1(scores: np.ndarray) -> float:
@@ -31,9 +32,8 @@ def top1(scores: np.ndarray) -> float:
 
 def interval(share: float, n: int) -> tuple[float, float]:
     "Wilson's 95 % interval of a share among n."
-    z2, n = 1.96 ** 2, max(n, 1)
-    middle, half = share + z2 / (2 * n), 1.96 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return round((middle - half) / (1 + z2 / n), 4), round((middle + half) / (1 + z2 / n), 4)
+    found = binomtest(round(share * n), max(n, 1)).proportion_ci(method='wilson')
+    return round(float(found.low), 4), round(float(found.high), 4)
 
 # %% ../../nbs/25_diagnostics.ipynb #250008
 @dataclass(frozen=True)
@@ -245,3 +245,13 @@ def plot_retrieval(table: dict):
     ax.legend(fontsize=7, ncols=3)
     fig.tight_layout()
     return fig
+
+# %% ../../nbs/25_diagnostics.ipynb #250027
+def format_table(table: dict) -> str:
+    "A `retrieval_table` as text: a line a measure, floors behind it."
+    def share(entry): return f'{entry["value"]:6.3f}' + (f' [{entry["low"]:.3f}, {entry["high"]:.3f}]' if 'low' in entry else ' ' * 15)
+    lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":15s}{"latent":23s}{"fused":23s}floors']
+    for name in [n for n in MEASURES if n in table]:
+        row = table[name]
+        lines.append(f'{name:14s}' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items()))
+    return '\n'.join(lines)

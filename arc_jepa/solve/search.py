@@ -65,7 +65,8 @@ def instruction_costs(instructions: Instructions, prior: np.ndarray | None, floo
     costs = np.full((8, len(instructions.op)), -1, np.int64)
     usable = set(instructions.op.tolist())
     for kind in (Type.grid, Type.objects, Type.object, Type.colour, Type.number):
-        ops = np.array([op.number for op in OPS if kind in op.takes and op.number in usable])
+        ops = np.array([op.number for op in OPS if kind in op.takes and op.number in usable], np.int64)
+        if not len(ops): continue                   # an all-black task has no colour to make a bar of
         p = np.zeros(N_OPS)
         p[ops] = (1 - floor) * prior[ops] / max(prior[ops].sum(), 1e-12) + floor / len(ops)
         fits = np.isin(instructions.op, ops)
@@ -177,7 +178,7 @@ class Candidate:
 class Search:
     """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far, cheapest first.
 
-    Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops and keeps what it found. Test outputs of `task` are not looked at."""
+    Memory is bounded by `max_bytes` for values (room for the inputs is always made) and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
     def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
         self.task, self.instructions = task, instructions_for(task)
         costs = instruction_costs(self.instructions, prior)
@@ -188,13 +189,14 @@ class Search:
         inputs = [from_grid(p.input) for p in task.demonstrations + task.tests]
         outputs = [from_grid(p.output) for p in task.demonstrations]
         self._outputs, self._output_starts = np.concatenate(outputs), np.concatenate([[0], np.cumsum([len(v) for v in outputs])[:-1]])
-        self._arena = np.empty(max_bytes // 8 * 8, np.uint8)
+        start = np.concatenate(inputs)
+        least = len(start) * len(OPERANDS) + 2 * VALUE_BYTES
+        self._arena = np.empty(max(max_bytes // 8 * 8, least), np.uint8)
         self._table = np.zeros(1 << int(np.ceil(np.log2(2.2 * max_states))), np.uint64)
-        self._offset, self._parent, self._made_by, self._kind = np.zeros(max_states, np.int64), np.zeros(max_states, np.int32), np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8)
+        self._offset, self._parent, self._made_by, self._kind = np.zeros(max_states + len(OPERANDS), np.int64), np.zeros(max_states, np.int32), np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8)
         self._level_start, self._cursor, self._counters = np.zeros(2048, np.int64), np.array([1, 0, 0, 1], np.int64), np.zeros(5, np.int64)
         self._found, self._found_map, self._found_at = (np.zeros(max_candidates, np.int64) for _ in range(3))
         self._work = np.zeros(WORK_BYTES, np.uint8)
-        start = np.concatenate(inputs)
         self._arena[:len(start)] = start
         self._kind[0], self._level_start[1:3], self._counters[STATES], self._counters[USED] = GRID, 1, 1, len(start)
         self._operand_state, self.candidates, self.exhausted = np.full(len(OPERANDS), -1, np.int64), [], False
@@ -221,12 +223,14 @@ class Search:
     def states(self) -> int: return int(self._counters[STATES])
     @property
     def bytes_used(self) -> int: return int(self._counters[USED])
+    @property
+    def full(self) -> bool: return bool(self._counters[FULL])
 
     def run(self, programs: int) -> bool:
         "Test up to `programs` programs more; returns whether the search can go on."
         if self.exhausted: return False
         i, before = self.instructions, int(self._counters[FOUND])
-        over = run_search(op_addresses(), i.op, i.arguments, i.operand, self._by_cost, self._first, self._arena, self._arena.view(np.uint64), self._table, self._offset, self._parent[:-8], self._made_by, self._kind,
+        over = run_search(op_addresses(), i.op, i.arguments, i.operand, self._by_cost, self._first, self._arena, self._arena.view(np.uint64), self._table, self._offset, self._parent, self._made_by, self._kind,
                           self._level_start, self._operand_state, self._outputs, self._output_starts, len(self.task.demonstrations), len(self.task.demonstrations) + len(self.task.tests),
                           self._cursor, self._counters, self._found, self._found_map, self._found_at, 2000, self._counters[TESTED] + programs, self._work)
         for at in range(before, int(self._counters[FOUND])): self._keep(int(self._found[at]), int(self._found_map[at]), int(self._found_at[at]))

@@ -1,0 +1,357 @@
+"""The language: compiled kernels against their own source in a guarded interpreter, algebra, a multitude of random programs, hostile texts."""
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from numba import njit
+
+import arc_jepa.compiled
+from arc_jepa.compiled import call_kernel, pointer
+from arc_jepa.dsl.ops import OP_BY_NAME, OPS, op_addresses
+from arc_jepa.dsl.program import Failure, Program, ProgramError, Step, _run, from_array, parse, run_program, to_array
+from arc_jepa.dsl.types import OK, Status, Type, VALUE_BYTES, WORK_BYTES, from_grid, to_python, value_bytes
+from arc_jepa.generate.generator import rule_table, sample_rule
+from arc_jepa.generate.scenes import FAMILIES, draw_scene, seed_state
+
+# ---------------------------------------------------------------------------------------------------------------------------------------
+# The same source, in the interpreter, on buffers that know where they end
+
+CANARY = 0xA5
+
+
+class Guarded:
+    "A buffer of bytes that refuses to be read or written outside, and values that do not fit a byte; reading counts only up to `readable`."
+    def __init__(self, content, readable=None):
+        self.cells, self.readable = bytearray(content), len(content) if readable is None else readable
+
+    def _check(self, i, end):
+        i = int(i)
+        if not 0 <= i < end: raise IndexError(f'byte {i} of {end}')
+        return i
+
+    def __getitem__(self, i): return self.cells[self._check(i, self.readable)]
+
+    def __setitem__(self, i, value):
+        if not 0 <= int(value) <= 255: raise OverflowError(f'{value!r} does not fit a byte')
+        self.cells[self._check(i, len(self.cells))] = int(value)
+
+
+def interpreted():
+    "The modules of the kernels once more, with nothing compiled: name of an operation → plain Python function."
+    names = ['arc_jepa.dsl.types', 'arc_jepa.objects', 'arc_jepa.dsl.grid_kernels', 'arc_jepa.dsl.object_kernels']
+    kept, real = {n: sys.modules[n] for n in names}, (arc_jepa.compiled.jit, arc_jepa.compiled.shared)
+    arc_jepa.compiled.jit, arc_jepa.compiled.shared = lambda function: function, lambda *types: lambda function: function
+    plain = {}
+    try:
+        for name in names:
+            module = importlib.util.module_from_spec(kept[name].__spec__)
+            sys.modules[name] = module
+            kept[name].__spec__.loader.exec_module(module)
+            plain.update(vars(module))
+    finally:
+        sys.modules.update(kept)
+        arc_jepa.compiled.jit, arc_jepa.compiled.shared = real
+    return plain
+
+
+PLAIN = interpreted()
+
+
+@njit
+def apply_kernel(address, source, other, target, work, a, b):
+    return call_kernel(address, pointer(source, 0), pointer(other, 0), pointer(target, 64), pointer(work, 64), a, b)
+
+
+def compiled_result(op, source, other, a, b, fill):
+    "Status and value of the compiled kernel, whose target and work lie between canaries."
+    target, work = np.full(64 + VALUE_BYTES + 64, CANARY, np.uint8), np.full(64 + WORK_BYTES + 64, CANARY, np.uint8)
+    target[64:-64], work[64:-64] = fill, fill
+    status = apply_kernel(op_addresses()[op.number], source, other, target, work, a, b)
+    for buffer in (target, work): assert (buffer[:64] == CANARY).all() and (buffer[-64:] == CANARY).all(), f'{op.name} wrote outside'
+    return status, target[64:-64]
+
+
+def interpreted_result(op, source, other, a, b, fill):
+    "Status and value of the kernel's source in the interpreter, on guarded buffers."
+    target, work = Guarded([fill] * VALUE_BYTES), Guarded([fill] * WORK_BYTES)
+    status = PLAIN[op.name](Guarded(source), Guarded(other), target, work, a, b)
+    return int(status), np.frombuffer(bytes(target.cells), np.uint8)
+
+
+def check_value(value, kind, where):
+    "Is this a whole value of type `kind`: sizes, colours, labels, zeros behind the end?"
+    assert Type(int(value[0])) is kind, where
+    n = int(value_bytes(value))
+    if kind in (Type.colour, Type.number):
+        assert n == 8 and value[1] == value[2] == value[3] == value[6] == value[7] == 0, where
+        assert kind is Type.number or value[4] <= 9 and value[5] == 0, where
+        return
+    height, width = int(value[1]), int(value[2])
+    cells = height * width
+    assert 1 <= height <= 40 and 1 <= width <= 40 and (value[4:8] == 0).all(), where
+    assert value[8:8 + cells].max() <= 9, where
+    end = 8 + cells
+    if kind is not Type.grid:
+        labels, end = value[8 + cells:8 + 2 * cells], 8 + 2 * cells
+        assert set(range(1, int(value[3]) + 1)) == set(labels[labels > 0].tolist()) and value[3] >= 1, f'{where}: labels {set(labels.tolist())}, {value[3]} objects'
+        assert kind is Type.objects or value[3] == 1, where
+    else: assert value[3] == 0, where
+    assert (value[end:n] == 0).all(), f'{where}: not padded with zeros'
+
+
+def check_kernel(op, source, other, a, b):
+    "Compiled and interpreted agree, whatever was in the memory before, and the result is a whole value; returns it (None for a failure)."
+    where = f'{op.name}({a}, {b}) on {to_python(source)}'
+    try: again, twin = interpreted_result(op, source, other, a, b, 0xFD)         # first: what it finds would end the process in compiled code
+    except (IndexError, OverflowError) as error: raise AssertionError(f'{where}: {error}') from error
+    status, value = compiled_result(op, source, other, a, b, 0x3C)
+    assert status == again, where
+    Status(status)
+    if status != OK: return None
+    n = int(value_bytes(value))
+    assert np.array_equal(value[:n], twin[:n]), f'{where}: compiled\n{to_python(value)}\ninterpreted\n{to_python(twin)}'
+    check_value(value, op.gives, where)
+    return value[:n].copy()
+
+
+def check_compiled(op, source, other, a, b):
+    "Only the compiled half of `check_kernel`, for large grids."
+    status, value = compiled_result(op, source, other, a, b, 0x3C)
+    again, twin = compiled_result(op, source, other, a, b, 0xFD)
+    assert status == again
+    if status != OK: return None
+    n = int(value_bytes(value))
+    assert np.array_equal(value[:n], twin[:n]), f'{op.name}({a}, {b}) depends on what was in memory before'
+    check_value(value, op.gives, op.name)
+    return value[:n].copy()
+
+
+def argument_choices(op):
+    return [tuple(p.searched) or (0x9876543210, 0x9876543201, 0x1111111111) for p in op.parameters]
+
+
+def draw_arguments(op, rng):
+    return [int(rng.choice(c)) for c in argument_choices(op)] + [0] * (2 - len(op.parameters))
+
+
+def random_grid(rng, height, width, n_colours):
+    "Noise, a scene of boxes, a period, or mirrored: what the kernels look for and what they do not."
+    palette = rng.permutation(10)[:n_colours].astype(np.uint8)
+    kind, grid = rng.integers(5), palette[rng.integers(0, n_colours, (height, width))]
+    if kind == 1: grid = np.where(rng.random((height, width)) < 0.8, 0, grid)
+    if kind == 2:
+        grid = np.zeros((height, width), np.uint8)
+        for _ in range(rng.integers(1, 7)):
+            r, c = rng.integers(height), rng.integers(width)
+            grid[r:r + rng.integers(1, 8), c:c + rng.integers(1, 8)] = rng.choice(palette)
+    if kind == 3: grid = np.tile(grid[:rng.integers(1, 4), :rng.integers(1, 4)], (40, 40))[:height, :width]
+    if kind == 4: grid = np.maximum(grid, grid[::-1, ::-1])
+    return np.ascontiguousarray(grid, np.uint8)
+
+
+def guarded_chain(seed, height, width, n_colours, op, check=check_kernel):
+    "`op` on a value of a type that it takes, which random earlier steps make from a random grid; every step is checked."
+    rng = np.random.default_rng(seed)
+    source = from_grid(random_grid(rng, height, width, n_colours))
+    wanted = op.takes[rng.integers(len(op.takes))]
+    value = source
+    for kind in {Type.grid: (), Type.objects: (Type.objects,), Type.object: (Type.objects, Type.object), Type.colour: (Type.colour,), Type.number: (Type.objects, Type.number)}[wanted]:
+        makers = [o for o in OPS if o.gives is kind and Type(int(value[0])) in o.takes]
+        for _ in range(8):                                                   # a maker that applies
+            maker = makers[rng.integers(len(makers))]
+            made = check(maker, value, value, *draw_arguments(maker, rng))
+            if made is not None: break
+        if made is None: return
+        value = made
+    other = source if op.operand and rng.random() < 0.5 else value
+    if op.operand and rng.random() < 0.5: other = from_grid(random_grid(rng, *[(height, width), (width, height), (1, width), (height, 40)][rng.integers(4)], n_colours))
+    choices = argument_choices(op)
+    combinations = [(a, b) for a in (choices[0] if choices else [0]) for b in (choices[1] if len(choices) > 1 else [0])]
+    for i in rng.permutation(len(combinations))[:5]: check(op, value, other, *combinations[i])
+
+
+@pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2 ** 32), height=st.integers(1, 14), width=st.integers(1, 14), n_colours=st.integers(1, 10))
+def test_compiled_and_guarded_source_agree(op, seed, height, width, n_colours): guarded_chain(seed, height, width, n_colours, op)
+
+
+@pytest.mark.parametrize('height, width', [(1, 1), (1, 40), (40, 1), (30, 30), (40, 40)])
+def test_every_operation_at_the_edges_of_size(height, width):
+    "The largest and the thinnest grids, which the small examples above leave out. Compiled only where the interpreter would take seconds."
+    for i, op in enumerate(OPS):
+        for seed in range(2 if height * width > 100 else 6):
+            guarded_chain(seed * 1000 + i, height, width, 1 + (seed * 7 + i) % 10, op, check_kernel if height * width < 100 or (seed == 0 and i % 8 == height % 8) else check_compiled)
+
+
+@pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
+def test_compiled_code_stays_inside_on_grids_of_any_size(op):
+    rng = np.random.default_rng(op.number)
+    for seed in range(25): guarded_chain(1_000_000 + 1000 * op.number + seed, *(rng.integers(1, 31, 2) if seed < 20 else rng.integers(31, 41, 2)), rng.integers(1, 11), op, check_compiled)
+
+
+def test_the_guard_sees_a_wrong_kernel():
+    "The test of the test: kernels that read behind their input, write behind their output, leave the padding or colour outside 0-9 are found."
+    source = from_grid(np.ones((2, 3), np.uint8))
+    def reads_behind(source, other, target, work, a, b): return source[len(source.cells)]
+    def reads_before(source, other, target, work, a, b): return source[-1]
+    def writes_behind(source, other, target, work, a, b): target[VALUE_BYTES] = 0
+    def writes_large(source, other, target, work, a, b): target[0] = 256
+    for kernel, error in ((reads_behind, IndexError), (reads_before, IndexError), (writes_behind, IndexError), (writes_large, OverflowError)):
+        with pytest.raises(error): kernel(Guarded(source), Guarded(source), Guarded([0] * VALUE_BYTES), Guarded([0] * WORK_BYTES), 0, 0)
+    good = np.zeros(VALUE_BYTES, np.uint8)
+    good[:len(source)] = source
+    check_value(good, Type.grid, 'good')
+    for at, value in ((0, 2), (1, 41), (1, 0), (3, 1), (5, 1), (8, 10), (15, 3)):
+        bad = good.copy()
+        bad[at] = value
+        with pytest.raises((AssertionError, ValueError)): check_value(bad, Type.grid, 'bad')
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------
+# Algebra
+
+GRIDS = st.builds(lambda seed, h, w, n: random_grid(np.random.default_rng(seed), h, w, n), st.integers(0, 2 ** 32), st.integers(1, 12), st.integers(1, 12), st.integers(1, 10))
+
+IDENTITIES = ['rotate_90 | rotate_90 | rotate_90 | rotate_90', 'rotate_90 | rotate_270', 'rotate_180 | rotate_180', 'flip_left_right | flip_left_right', 'flip_up_down | flip_up_down',
+              'transpose | transpose', 'anti_transpose | anti_transpose', 'mirror(right) | half(left)', 'mirror(down) | half(up)', 'mirror(left) | half(right)', 'mirror(up) | half(down)',
+              'frame(red) | peel', 'tile(2, 1) | half(up)', 'swap(red, blue) | swap(blue, red)', 'map_colours(blue:red red:blue) | swap(blue, red)', 'beside(rotate_180) | half(left)',
+              'above(input | flip_up_down) | half(up)', 'shift(up, wrap) | shift(down, wrap)', 'under(input)', 'where_equal(input)']
+
+EQUAL = {'rotate_180': 'flip_up_down | flip_left_right', 'rotate_90': 'transpose | flip_left_right', 'rotate_270': 'transpose | flip_up_down', 'anti_transpose': 'rotate_180 | transpose',
+         'kaleidoscope': 'mirror(right) | mirror(down)', 'kaleidoscope_inward': 'mirror(left) | mirror(up)', 'scale(2)': 'stretch_down(2) | stretch_right(2)', 'tile(2, 3)': 'tile(1, 3) | tile(2, 1)',
+         'tile(1, 2)': 'beside(input)', 'mirror(right)': 'beside(flip_left_right)', 'mirror(down)': 'above(flip_up_down)', 'gravity(up)': 'rotate_90 | gravity(right) | rotate_270',
+         'rays_vertical(red)': 'rotate_90 | rays_horizontal(red) | rotate_270', 'ray(left)': 'flip_left_right | ray(right) | flip_left_right', 'remove_noise': 'transpose | remove_noise | transpose',
+         'outline(red)': 'rotate_90 | outline(red) | rotate_270', 'smooth': 'rotate_180 | smooth | rotate_180', 'objects8 | count': 'rotate_90 | objects8 | count', 'cells | count': 'transpose | cells | count',
+         'objects4 | isolate': 'input', 'stretch_down(3)': 'transpose | stretch_right(3) | transpose', 'swap(blue, red)': 'swap(red, blue)'}
+
+IDEMPOTENT = ['gravity(down)', 'recolour_all(red)', 'replace(blue, red)', 'keep_colour(red)', 'squeeze', 'keep_commonest', 'all_to_rarest', 'rays_horizontal(red)', 'fill_background(red)', 'remove_noise', 'sort_lines(rows_ascending)',
+              'connect(rows)', 'symmetrise(rows)', 'crop_to_colour(red)', 'objects8 | pick_max(area) | isolate', 'smallest_tile', 'commonest_everywhere', 'peel | frame(red)']
+
+
+@pytest.mark.parametrize('text', IDENTITIES)
+@settings(max_examples=15)
+@given(grid=GRIDS)
+def test_gives_the_grid_back(text, grid):
+    result = run_program(text, grid)
+    assert isinstance(result, Failure) and result.status is Status.too_large or np.array_equal(result, grid)
+
+
+@pytest.mark.parametrize('left, right', EQUAL.items(), ids=EQUAL)
+@settings(max_examples=25)
+@given(grid=GRIDS)
+def test_two_ways_to_say_the_same(left, right, grid):
+    first, second = run_program(left, grid), run_program(right, grid)
+    assert bool(isinstance(first, Failure)) == bool(isinstance(second, Failure)) or 'objects4' in left, (first, second)
+    if not isinstance(first, Failure): assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize('text', IDEMPOTENT)
+@settings(max_examples=15)
+@given(grid=GRIDS)
+def test_twice_is_once(text, grid):
+    once = run_program(text, grid)
+    if isinstance(once, Failure): return
+    twice = run_program(text, once)
+    assert isinstance(twice, Failure) or np.array_equal(once, twice)
+
+
+@settings(max_examples=40)
+@given(grid=GRIDS, seed=st.integers(0, 1000))
+def test_numpy_says_the_same(grid, seed):
+    "A second opinion from code that shares nothing with the kernels."
+    same = {'flip_left_right': grid[:, ::-1], 'flip_up_down': grid[::-1], 'rotate_90': np.rot90(grid, -1), 'rotate_270': np.rot90(grid), 'transpose': grid.T, 'frame(red)': np.pad(grid, 1, constant_values=2),
+            'scale(3)': np.kron(grid, np.ones((3, 3), np.uint8)), 'tile(2, 3)': np.tile(grid, (2, 3)), 'shift(right, wrap)': np.roll(grid, 1, 1), 'recolour_all(red)': np.where(grid, 2, 0),
+            'replace(blue, red)': np.where(grid == 1, 2, grid), 'fractal': np.kron(grid > 0, grid), 'fractal_inverse': np.kron(grid == 0, grid), 'commonest_everywhere': np.full_like(grid, np.bincount(grid.ravel()).argmax()),
+            'sort_lines(rows_ascending)': grid[np.argsort((grid > 0).sum(1), kind='stable')]}
+    for text, expected in same.items():
+        result = run_program(text, grid)
+        if isinstance(result, Failure): assert result.status is Status.too_large and max(expected.shape) > 40, text
+        else: assert np.array_equal(result, expected), text
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------
+# Programs
+
+def some_programs(n, seed=0):
+    table, state, rule = rule_table(None), np.zeros(1, np.uint64), np.zeros((6, 3), np.int64)
+    for index in range(n):
+        seed_state(state, seed, index)
+        assert sample_rule(state, 1 + index % 6, table.takes, table.gives, table.n_values, table.values, table.weights, table.reach, rule)
+        yield from_array(rule)
+
+
+def test_multitude_of_random_programs():
+    "20,000 programs of one to six steps print, parse back to themselves, and run without a wrong type."
+    rng, state, scene, applied = np.random.default_rng(0), np.zeros(1, np.uint64), np.zeros(VALUE_BYTES, np.uint8), 0
+    work = np.empty(WORK_BYTES, np.uint8)
+    for index, program in enumerate(some_programs(20_000)):
+        text = str(program)
+        if index % 4 == 0: assert parse(text) == program and str(parse(text)) == text
+        assert program.gives is Type.grid
+        if index % 5 == 0: source = from_grid(random_grid(rng, *rng.integers(1, 31, 2), rng.integers(1, 11)))
+        else:
+            seed_state(state, 5, index)
+            draw_scene(state, index % len(FAMILIES), 3, 20, rng.permutation(np.arange(1, 10)), 4, scene)
+            source = scene[:value_bytes(scene)].copy()
+        result = _run(program, source, source, work)
+        if isinstance(result, Failure): assert result.step in program.steps and result.status is not Status.ok
+        else:
+            check_value(result, Type.grid, text)
+            applied += 1
+    assert applied > 4_000, 'most programs fail on most grids, but not nearly all'
+
+
+def test_array_form_is_the_same_program():
+    for program in some_programs(500, seed=1): assert from_array(to_array(program)) == program
+    for text in ('beside(trim)', 'map_colours(blue:red)', ' | '.join(['flip_up_down'] * 7)):
+        with pytest.raises(ValueError): to_array(parse(text))
+
+
+def test_every_argument_of_every_operation_prints_and_parses():
+    before = {Type.grid: 'input', Type.objects: 'objects8', Type.object: 'objects8 | pick_only', Type.colour: 'commonest_colour', Type.number: 'count_colours'}
+    for op in OPS:
+        choices = argument_choices(op)
+        for a in choices[0] if choices else [0]:
+            for b in choices[1] if len(choices) > 1 else [0]:
+                operand = Program(parse('rotate_90').steps, from_input=True) if op.operand else None
+                if op.name == 'map_colours' and a == 0x9876543210: continue                 # the map that changes nothing has no text
+                program = Program(parse(before[op.takes[0]]).steps + (Step(op, (a, b)[:len(choices)], operand),))
+                assert parse(str(program)) == program, str(program)
+
+
+HOSTILE = {'empty': ('', 0), 'blanks': ('    ', 4), 'unknown': ('trim | explode', 7), 'Python': ('__import__("os").system("true")', 0), 'dunder': ('trim.__class__', 4), 'nested': ('beside(' * 5000, 4000),
+           'deep': ('beside(' * 60 + 'trim' + ')' * 60, None), 'long number': ('scale(' + '9' * 3000 + ')', 6), 'negative': ('scale(-1)', 6), 'float': ('scale(1.5)', 7), 'unicode digit': ('scale(２)', 6),
+           'superscript': ('scale(²)', 6), 'zero width': ('trim\u200b', 4), 'null': ('trim\0', 4), 'newline': ('trim |\ntrim', 6), 'emoji': ('🙂', 0), 'right to left': ('\u202etrim', 0), 'lone surrogate': ('\ud800', 0),
+           'homoglyph': ('trіm', 0), 'dangling': ('trim |', 6), 'double': ('trim || trim', 6), 'leading': ('| trim', 0), 'unclosed': ('scale(2', 7), 'extra': ('scale(2, 3)', 7), 'missing': ('scale()', 6),
+           'wrong type': ('crop', 0), 'type in the middle': ('objects8 | trim', 11), 'input later': ('trim | input', 7), 'object operand': ('beside(objects8)', None), 'no operand': ('beside', 0),
+           'colour': ('recolour_all(mauve)', 13), 'black paint': ('recolour_all(blak)', 13), 'map': ('map_colours(blue:puce)', 12), 'map of nothing': ('map_colours()', 12), 'quote': ("trim'", 4), 'percent': ('%s%n', 0),
+           'many steps': (' | '.join(['trim'] * 65), None), 'no name for this direction': ('half(north)', 5), 'empty name': ('symmetrise()', 11), 'keyword': ('scale(k=2)', 6)}
+
+
+@pytest.mark.parametrize('text, position', HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_refused_with_its_place(text, position):
+    with pytest.raises(ProgramError, match=r'^column \d+: ') as caught: parse(text)
+    if position is not None: assert caught.value.position == position
+    assert len(str(caught.value)) < 2500 and 0 <= caught.value.position <= len(text)
+
+
+@settings(max_examples=300)
+@given(text=st.one_of(st.text(max_size=60), st.lists(st.sampled_from(['trim', 'scale', 'objects8', 'pick_max', 'crop', '(', ')', ',', '|', '2', 'area', 'input', 'beside', ' ', 'red', ':', 'map_colours']), max_size=14).map(''.join)))
+def test_any_text_is_a_program_or_a_program_error(text):
+    try: program = parse(text)
+    except ProgramError as error: assert 0 <= error.position <= len(text)
+    else: assert parse(str(program)) == program
+
+
+@pytest.mark.parametrize('text', [None, 3, b'trim', ['trim']])
+def test_no_text_is_a_type_error(text):
+    with pytest.raises(TypeError, match='a program is text'): parse(text)
+
+
+def test_names_are_suggested():
+    with pytest.raises(ProgramError, match="did you mean 'objects8'"): parse('objets8')
+    with pytest.raises(ProgramError, match="did you mean 'left'"): parse('half(lef)')
+    assert 'rotate_90' in OP_BY_NAME

@@ -1,0 +1,196 @@
+"""The search: nothing leaks from test outputs, the same search every time, bounds hold, and every answer can be run again."""
+import numpy as np
+import pytest
+
+from arc_jepa.datasets import load_task, load_tasks
+from arc_jepa.dsl.ops import N_OPS, OP_BY_NAME
+from arc_jepa.dsl.program import parse, run_program
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, iterate_tasks
+from arc_jepa.grid import Pair, Task
+from arc_jepa.solve import search as search_module
+from arc_jepa.solve.search import FLOOR, UNITS_PER_BIT, Search, instruction_costs, instructions_for
+
+PROGRAMS = 6_000
+SOLVED = ['1f85a75f', '67a3c6ac', '0d3d703e', 'a416b8f3', '007bbfb7', '1cf80156']          # by one to three steps, `map_colours` and `beside` among them
+
+
+@pytest.fixture(scope='module')
+def tasks():
+    generated = iterate_tasks(GenerateConfig(phases={'p': PhaseConfig(lengths={1: .3, 2: .4, 3: .3})}), 'p', 8)
+    return [load_task(f'arc1/training/{name}') for name in SOLVED] + list(load_tasks('arc1/training')[::50]) + list(generated)
+
+
+def outcome(task, programs=PROGRAMS, pieces=None, **settings):
+    "Everything that a search says about a task."
+    search = Search(task, **settings)
+    while search.tested < programs and search.run(min(pieces or programs, programs - search.tested)): pass
+    found = [(str(c.program), c.bits, c.tested, [(a.shape, a.tobytes()) for a in c.answers]) for c in search.candidates]
+    return found, search.tested, search.states, search.bytes_used, search.exhausted, search.full
+
+
+def with_test_outputs(task, output):
+    return Task(task.id, task.demonstrations, tuple(Pair(pair.input, output(pair)) for pair in task.tests), task.metadata)
+
+
+def corruptions(task, seed=0):
+    "The task with test outputs that are noise, of other sizes and colours, the input itself, or not there."
+    rng = np.random.default_rng(seed)
+    yield task.hide_test_outputs()
+    yield with_test_outputs(task, lambda pair: rng.integers(0, 10, rng.integers(1, 31, 2)).astype(np.uint8))
+    yield with_test_outputs(task, lambda pair: pair.input)
+    if all(pair.output is not None for pair in task.tests): yield with_test_outputs(task, lambda pair: (np.asarray(pair.output) + 1) % 10)
+
+
+def leaks(tasks):
+    "Which of the tasks are searched differently when only their test outputs change?"
+    return [task.id for task in tasks if any(outcome(other) != outcome(task) for other in corruptions(task))]
+
+
+def test_test_outputs_change_nothing(tasks):
+    assert not leaks(tasks)
+
+
+def test_the_leak_test_finds_a_leak(tasks, monkeypatch):
+    "The test of the test: a search that takes its colours from the test outputs too, as a careless one would."
+    honest = search_module._task_colours
+    def careless(task):
+        readable, writable = honest(task)
+        return readable, writable.union(*(set(np.unique(pair.output).tolist()) for pair in task.tests if pair.output is not None))
+    monkeypatch.setattr(search_module, '_task_colours', careless)
+    assert len(leaks(tasks)) > len(tasks) // 2
+
+
+def test_solver_answers_the_same_whatever_the_test_outputs(tasks):
+    solve = pytest.importorskip('arc_jepa.solve.solver').solve
+    def said(task):
+        solution = solve(task, budget=None, max_nodes=PROGRAMS)
+        return {key: value for key, value in solution.to_json().items() if 'second' not in key and 'correct' not in key and 'solved' not in key}
+    for task in tasks[:8]:
+        expected = said(task.hide_test_outputs())
+        for other in corruptions(task): assert said(other) == expected, task.id
+
+
+def test_same_search_every_time(tasks):
+    for task in tasks: assert outcome(task) == outcome(task)
+
+
+def test_the_determinism_test_finds_a_difference(tasks):
+    "The test of the test: another prior is another search."
+    prior = np.random.default_rng(0).random(N_OPS)
+    assert sum(outcome(task) != outcome(task, prior=prior) for task in tasks) > len(tasks) // 2
+
+
+@pytest.mark.parametrize('pieces', [1, 17, 777])
+def test_pieces_are_the_whole(tasks, pieces):
+    for task in tasks[:2 if pieces == 1 else 8]:
+        programs = 600 if pieces == 1 else PROGRAMS
+        assert outcome(task, programs, pieces) == outcome(task, programs)
+
+
+def test_tasks_are_solved_and_candidates_can_be_run_again(tasks):
+    solved = 0
+    for task in tasks:
+        search = Search(task)
+        search.run(3 * PROGRAMS)
+        for candidate in search.candidates:
+            assert parse(str(candidate.program)) == candidate.program and len(candidate.answers) == len(task.tests)
+            assert 0 <= candidate.tested <= search.tested
+            for pair in task.demonstrations: assert np.array_equal(run_program(candidate.program, pair.input), pair.output), (task.id, str(candidate.program))
+            for pair, answer in zip(task.tests, candidate.answers): assert np.array_equal(run_program(candidate.program, pair.input), answer), (task.id, str(candidate.program))
+        solved += any(all(np.array_equal(a, p.output) for a, p in zip(c.answers, task.tests)) for c in search.candidates)
+    assert solved >= len(SOLVED) + 4
+
+
+def test_programs_come_in_the_order_of_their_cost(tasks):
+    "Up to the bits of a colour map, which are added afterwards."
+    for task in tasks:
+        search = Search(task)
+        search.run(PROGRAMS)
+        bits = [c.bits for c in search.candidates if not str(c.program.steps[-1] if c.program.steps else '').startswith('map_colours')]
+        assert bits == sorted(bits), task.id
+        assert [c.tested for c in search.candidates] == sorted(c.tested for c in search.candidates)
+
+
+def test_a_prior_changes_the_order_and_nothing_else():
+    task = load_task('arc1/training/1f85a75f')
+    sure = np.zeros(N_OPS)
+    for name in ('objects8', 'pick_max', 'crop'): sure[OP_BY_NAME[name].number] = 1
+    uniform, guided, misled = (Search(task, prior=p) for p in (None, sure, np.where(sure, 0, 1.0)))
+    for search in (uniform, guided, misled): search.run(60_000)
+    assert guided.candidates[0].tested < uniform.candidates[0].tested < 60_000
+    assert misled.candidates, 'the floor keeps what a wrong prior thinks impossible'
+    with pytest.raises(ValueError, match=f'{N_OPS}'): Search(task, prior=np.ones(3))
+
+
+def test_costs_are_code_lengths():
+    "Kraft: a set of programs is charged at least what a prefix code needs, up to the rounding to half bits and the clip of the dearest."
+    instructions = instructions_for(load_task('arc1/training/1f85a75f'))
+    for prior in (None, np.random.default_rng(1).random(N_OPS) ** 4):
+        costs = instruction_costs(instructions, prior)
+        for row in costs[1:6]: assert (2.0 ** (-row[row >= 0] / UNITS_PER_BIT)).sum() < 2 ** (0.5 / UNITS_PER_BIT) * 1.01
+    assert 0 < FLOOR < 1
+
+
+@pytest.mark.parametrize('settings', [{'max_bytes': 0}, {'max_bytes': 10_000}, {'max_bytes': 100_000}, {'max_states': 1}, {'max_states': 2}, {'max_states': 9}, {'max_states': 100}, {'max_candidates': 1}, {'max_candidates': 3}], ids=str)
+def test_bounds_hold_and_keep_what_was_found(tasks, settings):
+    for task in tasks[:6]:
+        search, free = Search(task, **settings), Search(task)
+        while search.run(500) and search.tested < 50_000: pass
+        free.run(search.tested)
+        inputs = sum(8 + (pair.input.size + 7 & ~7) for pair in task.demonstrations + task.tests)
+        assert search.bytes_used <= max(settings.get('max_bytes', 192 << 20), 8 * inputs + 7_000)
+        assert search.states <= settings.get('max_states', 400_000)
+        if 'max_candidates' in settings: assert len(search.candidates) <= settings['max_candidates'] + 1         # the input itself is looked at before
+        else: assert search.full and search.exhausted
+        if search.exhausted: assert not search.run(100), 'a search that met a bound is over'
+        expected = [str(c.program) for c in free.candidates]
+        assert [str(c.program) for c in search.candidates] == expected[:len(search.candidates)]
+        for candidate in search.candidates:
+            for pair, answer in zip(task.tests, candidate.answers): assert np.array_equal(run_program(candidate.program, pair.input), answer)
+
+
+def noise(seed, height, width, colours=10): return np.random.default_rng(seed).integers(0, colours, (height, width)).astype(np.uint8)
+
+
+def made_up(inputs, program, n_tests):
+    pairs = [Pair(grid, output if program is None else run_program(program, grid)) for grid, output in inputs]
+    return Task('made-up', tuple(pairs[:-n_tests]), tuple(pairs[-n_tests:]), {})
+
+
+ADVERSARIAL = {
+    '1×1': made_up([(noise(i, 1, 1), noise(i + 9, 1, 1)) for i in range(4)], None, 1),
+    '1×1 of one colour': made_up([(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8))] * 3, None, 1),
+    '30×30 noise': made_up([(noise(i, 30, 30), noise(i + 9, 30, 30)) for i in range(5)], None, 1),
+    '40×40 noise': made_up([(noise(i, 40, 40), noise(i + 9, 40, 40, 2)) for i in range(6)], None, 2),
+    'chessboard of objects': made_up([(np.indices((40, 40)).sum(0).astype(np.uint8) % 2, noise(i, 40, 40)) for i in range(3)], None, 1),
+    'one row, one column': made_up([(noise(0, 1, 40), noise(3, 40, 1)), (noise(1, 40, 1), noise(4, 1, 40)), (noise(2, 1, 40), noise(5, 1, 1))], None, 1),
+    'one demonstration': made_up([(noise(i, 5, 6), None) for i in range(2)], 'rotate_90 | flip_up_down', 1),
+    'ten test inputs': made_up([(noise(i, 3 + i, 4, 3), None) for i in range(12)], 'mirror(right)', 10),
+    'other size in the test': made_up([(noise(i, 3, 3), None) for i in range(3)] + [(noise(9, 20, 20), None)], 'tile(2, 2)', 1),
+    'contradiction': Task('contradiction', (Pair(noise(0, 3, 3), noise(1, 3, 3)), Pair(noise(0, 3, 3), noise(2, 3, 3))), (Pair(noise(0, 3, 3), None),), {}),
+}
+
+
+@pytest.mark.parametrize('task', ADVERSARIAL.values(), ids=ADVERSARIAL)
+def test_adversarial_tasks(task):
+    search = Search(task)
+    while search.tested < 4_000 and search.run(1_000): pass
+    assert search.tested <= 4_000 and search.states <= search.tested + 1
+    for candidate in search.candidates:
+        for pair in task.demonstrations: assert np.array_equal(run_program(candidate.program, pair.input), pair.output)
+        for pair, answer in zip(task.tests, candidate.answers): assert np.array_equal(run_program(candidate.program, pair.input), answer)
+    assert outcome(task, 2_000) == outcome(task.hide_test_outputs(), 2_000)
+
+
+@pytest.mark.parametrize('name', ['one demonstration', 'ten test inputs', 'other size in the test'])
+def test_adversarial_tasks_that_have_a_rule_are_solved(name):
+    task = ADVERSARIAL[name]
+    search = Search(task)
+    search.run(20_000)
+    assert any(all(np.array_equal(a, p.output) for a, p in zip(c.answers, task.tests)) for c in search.candidates)
+
+
+def test_contradictory_demonstrations_have_no_program():
+    search = Search(ADVERSARIAL['contradiction'])
+    search.run(20_000)
+    assert not search.candidates
