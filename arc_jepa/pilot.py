@@ -36,7 +36,7 @@ class PilotConfig(Config):
 @contextmanager
 def ticking(label: str, enabled: bool = True):
     "While the block runs, a line with `label` and the time since it began is redrawn twice a second."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     bar, over = tqdm(total=None, desc=label, bar_format='{desc} ({elapsed})', disable=not enabled, leave=True, file=sys.stderr), threading.Event()
     def tick():
         while not over.wait(0.5): bar.refresh()

@@ -15,16 +15,16 @@ import torch
 
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
-from arc_jepa.jepa.diagnostics import (encode_questions, fuse, latent_scores, statistics_scores, synthetic_questions, top1)
+from arc_jepa.jepa.diagnostics import encode_questions, latent_scores, synthetic_questions, top1
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig, read_metrics, train_jepa
 
+torch.set_num_threads(1)
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior')
-EASY = GenerateConfig(phases={'easy': PhaseConfig(count=1, lengths={1: 0.5, 2: 0.5}, primitives=[
-    'flip_left_right', 'flip_up_down', 'rotate_180', 'rotate_90', 'transpose', 'shift', 'gravity', 'trim', 'half', 'scale', 'mirror', 'recolour_all',
-    'replace', 'swap', 'keep_colour', 'outline', 'frame', 'invert'])})
+EASY = GenerateConfig(phases={'easy': PhaseConfig(count=1, lengths={1: 1.0}, primitives=[
+    'replace', 'swap', 'recolour_all', 'keep_colour', 'fill_background', 'frame', 'scale', 'half', 'trim', 'flip_left_right', 'tile', 'outline'])})
 
 
 def one_batch(n=8, counterfactuals=3):
@@ -33,18 +33,18 @@ def one_batch(n=8, counterfactuals=3):
 
 def test_every_loss_overfits_one_batch():
     batch = one_batch()
-    shares = batch.programs[:, :, 0].bool().sum(1).float()
+    torch.manual_seed(0)
+    model = WorldModel(JepaConfig())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(50):
+        losses = batch_losses(model, batch)
+        optimizer.zero_grad()
+        losses['total'].backward()
+        optimizer.step()
+    shared = batch.programs[:, :, 0].bool().sum(1).float().log().mean().item()    # k different ops share the probability: ln k is the best there is
     for objective in OBJECTIVES:
-        torch.manual_seed(0)
-        model = WorldModel(JepaConfig())
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        for _ in range(60):
-            loss = batch_losses(model, batch)[objective]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        floor = shares.log().mean().item() if objective == 'prior' else 0    # k different ops share the probability
-        assert loss.item() < floor + 0.2, objective
+        floor = shared if objective == 'prior' else 0
+        assert losses[objective].item() < floor + 0.2 < losses[objective + '/chance'].item(), objective
 
 
 def test_every_loss_has_a_gradient_where_it_should():
@@ -107,10 +107,10 @@ def test_colour_is_an_identity():
 
 
 def test_trained_encoder_beats_the_same_one_untrained(tmp_path):
-    config = TrainConfig(training=TrainingConfig(epochs=1, steps_per_epoch=100, batch_size=32, counterfactuals=6), data=EASY, optimizer=OptimizerConfig(warmup_steps=20))
+    config = TrainConfig(training=TrainingConfig(epochs=1, steps_per_epoch=100, batch_size=24, counterfactuals=6, threads=1), data=EASY, optimizer=OptimizerConfig(warmup_steps=20, lr=3e-3))
     config.logging.enabled = False
     train_jepa(config, tmp_path, progress=False)
-    questions = synthetic_questions(200, curriculum=EASY)
+    questions = synthetic_questions(300, curriculum=EASY)
     found = {}
     for jepa in (Jepa.load(tmp_path), Jepa.untrained(config.model)):
         latents = encode_questions(jepa, questions)

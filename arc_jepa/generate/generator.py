@@ -327,10 +327,11 @@ def _trace(program) -> list[dict]:
     return [{'name': s.op.name, 'args': {p.kind: p.text(v) if v >= 0 else None for p, v in zip(s.op.parameters, s.arguments)}} for s in program.steps]
 
 def iterate_tasks(config: GenerateConfig, phase: str, count: int, run: _Run | None = None, seen: set | None = None) -> Iterator[Task]:
-    "`count` different tasks of a phase, in the order of their indices; tasks that equal an earlier one up to symmetry and colours are left out."
+    "`count` different tasks of a phase, in the order of their indices; tasks that equal an earlier one up to symmetry and colours are left out. Raises ValueError when there are not that many."
     run, seen = run or _Run(np.zeros(4, np.int64)), set() if seen is None else seen
     index = made = 0
     while made < count:
+        if index > 20 * count + 1000: raise ValueError(f'phases.{phase}: only {made} different tasks among the first {index}, {count} are asked for; allow more operations or lengths')
         size = min(256, count - made + 8)
         grids, programs, n_pairs, rejected = sample_arrays(config, phase, index, size)
         run.rejected += rejected

@@ -151,7 +151,7 @@ class ProgramEncoder(nn.Module):
     def forward(self, programs: Tensor) -> Tensor:
         programs = programs.long()
         rows = programs[..., 1:] + 1 + torch.tensor([0, N_ARGUMENTS + 1], device=programs.device)
-        steps = self.op(programs[..., 0]) + self.arguments(rows.flatten(0, -2)).view(*programs.shape[:-1], -1)
+        steps = self.op(programs[..., 0]) + self.arguments(rows.flatten(0, -2)).view(*programs.shape[:-1], self.op.embedding_dim)
         return self.whole(self.step(steps).flatten(-2))
 
 # %% ../../nbs/21_encoder.ipynb #210021

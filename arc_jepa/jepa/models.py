@@ -97,38 +97,34 @@ def encode_batch(model: WorldModel, batch: Prepared) -> tuple[Tensor, Tensor, Te
     split = lambda x: (x[:half].view(n, pairs, 2, *x.shape[1:])[:, :, 0], x[:half].view(n, pairs, 2, *x.shape[1:])[:, :, 1], x[half:])
     return *split(z), split(keys)
 
-def program_loss(model: WorldModel, batch: Prepared, z_in: Tensor, z_out: Tensor, z_other: Tensor, keys, program: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    "InfoNCE of predictions from (input, program), for the tasks' own programs and for the counterfactual ones."
+def program_loss(model: WorldModel, z_in: Tensor, z_out: Tensor, z_other: Tensor, keys, by_program: Tensor, by_other: Tensor) -> tuple[Tensor, Tensor]:
+    "InfoNCE of predictions from (input, program), for the tasks' own programs (T×P×D) and for the counterfactual ones (T×C×D)."
     candidates, target, same = candidate_set(z_in, z_out, z_other, *keys, input_negatives=model.config.loss.input_negatives)
-    predicted = model.predictor(z_in, program[:, None]).flatten(0, 1)
-    if len(z_other):
-        first = len(candidates) - len(z_other)
-        predicted = torch.cat([predicted, model.predictor(z_in[:, -1:], other).flatten(0, 1)])
-        target = torch.cat([target, torch.arange(first, len(candidates), device=target.device)])
-        all_keys = torch.cat([keys[1].flatten(), *([keys[0].flatten()] if model.config.loss.input_negatives else []), keys[2]])
-        same = torch.cat([same, keys[2][:, None] == all_keys[None]])
-    return info_nce(predicted, candidates, target, model.temperatures['program'](), same)
+    predicted = torch.cat([by_program.flatten(0, 1), by_other.flatten(0, 1)])
+    target = torch.cat([target, torch.arange(len(candidates) - len(z_other), len(candidates), device=target.device)])
+    all_keys = torch.cat([keys[1].flatten(), *([keys[0].flatten()] if model.config.loss.input_negatives else []), keys[2]])
+    return info_nce(predicted, candidates, target, model.temperatures['program'](), torch.cat([same, keys[2][:, None] == all_keys[None]]))
 
-def same_input(model: WorldModel, z_in: Tensor, z_out: Tensor, z_other: Tensor, keys, program: Tensor, other: Tensor, by_rule: Tensor) -> tuple[Tensor, Tensor]:
-    "The last input of each task: its own program, the rule of its demonstrations, and each counterfactual program, among all their outputs."
-    n, counterfactuals = other.shape[:2]
+def same_input(model: WorldModel, z_in: Tensor, z_out: Tensor, z_other: Tensor, keys, by_program: Tensor, by_other: Tensor, by_rule: Tensor) -> tuple[Tensor, Tensor]:
+    "The last input of each task: its own program, each counterfactual program, and the rule of its demonstrations, among all their outputs."
+    n, counterfactuals = by_other.shape[:2]
     candidates = torch.cat([z_out[:, -1:], z_in[:, -1:], z_other.view(n, counterfactuals, -1)], 1)
     own_keys = torch.cat([keys[1][:, -1:], keys[0][:, -1:], keys[2].view(n, -1)], 1)
-    predicted = torch.cat([model.predictor(z_in[:, -1:], torch.cat([program[:, None], other], 1)), by_rule[:, -1:]], 1)
+    predicted = torch.cat([by_program[:, -1:], by_other, by_rule[:, -1:]], 1)
     targets = torch.tensor([0, *range(2, 2 + counterfactuals), 0], device=z_in.device)
     return same_input_loss(predicted, candidates, own_keys, targets, model.temperatures['same_input']())
 
 def batch_losses(model: WorldModel, batch: Prepared) -> dict[str, Tensor]:
-    "`total` and, for each objective, its loss (nats) and `…/chance`."
+    "`total` and, for each objective, its loss (nats) and `…/chance`; `same_input` only where there are counterfactuals."
     config, found = model.config.loss, {}
     z_in, z_out, z_other, keys = encode_batch(model, batch)
     program, other = model.programs(batch.programs), model.programs(batch.others)
     rule = model.rules(z_in, z_out, batch.statistics, batch.weights)
-    found['program'] = program_loss(model, batch, z_in, z_out, z_other, keys, program, other)
+    by_program, by_other, by_rule = model.predictor(z_in, program[:, None]), model.predictor(z_in[:, -1:], other), model.predictor(z_in, rule)
+    found['program'] = program_loss(model, z_in, z_out, z_other, keys, by_program, by_other)
     candidates, target, same = candidate_set(z_in, z_out, z_other, *keys, input_negatives=config.input_negatives)
-    by_rule = model.predictor(z_in, rule)
     found['demonstrations'] = info_nce(by_rule.flatten(0, 1), candidates, target, model.temperatures['demonstrations'](), same)
-    if len(z_other): found['same_input'] = same_input(model, z_in, z_out, z_other, keys, program, other, by_rule)
+    if len(z_other): found['same_input'] = same_input(model, z_in, z_out, z_other, keys, by_program, by_other, by_rule)
     n = len(program)
     found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program), model.program_tower(other).flatten(0, 1),
                                            batch.names[:n], batch.names[n:], model.temperatures['rule_program']())

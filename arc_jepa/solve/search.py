@@ -4,8 +4,9 @@
 
 # %% ../../nbs/40_search.ipynb #400003
 from __future__ import annotations
-from dataclasses import dataclass
 import time
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
@@ -15,9 +16,9 @@ from ..dsl.program import Program, Step, parse
 from ..dsl.types import GRID, HEADER, OBJECT, OBJECTS, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, to_python, value_bytes
 
 # %% auto #0
-__all__ = ['OPERANDS', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'STATE', 'INSTRUCTION', 'COST', 'TESTED', 'STATES', 'USED',
-           'FOUND', 'FULL', 'IDENTITY_MAP', 'Instructions', 'instructions_for', 'instruction_costs', 'run_search',
-           'Candidate', 'Search']
+__all__ = ['OPERANDS', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED', 'STATES', 'USED',
+           'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'Instructions', 'instructions_for', 'instruction_costs',
+           'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = ('input', 'flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270')
@@ -74,10 +75,45 @@ def instruction_costs(instructions: Instructions, prior: np.ndarray | None, floo
     return costs
 
 # %% ../../nbs/40_search.ipynb #400011
-LEVEL, STATE, INSTRUCTION, COST = range(4)                       # of `cursor`
-TESTED, STATES, USED, FOUND, FULL = range(5)                     # of `counters`
+class Menu(NamedTuple):
+    "What can be done: instructions (rows as in `Instructions`), and for each type their order by cost: `by_cost[t, first[t, k]:first[t, k + 1]]` have cost k."
+    op: np.ndarray
+    arguments: np.ndarray
+    operand: np.ndarray
+    by_cost: np.ndarray
+    first: np.ndarray
+
+class Goal(NamedTuple):
+    "What is wanted: the demonstrations' outputs as values behind each other in `outputs`, output k from `starts[k]`; a state has `n_pairs` values, demonstrations first."
+    outputs: np.ndarray
+    starts: np.ndarray
+    n_demonstrations: int
+    n_pairs: int
+
+class Memory(NamedTuple):
+    "The states: values in `arena` (also seen as 64-bit `words`), hashes in `table`; of state s the place, the state it came from, the instruction that made it, its type. Level c holds states `level_start[c]` to `level_start[c + 1]`."
+    arena: np.ndarray
+    words: np.ndarray
+    table: np.ndarray
+    offset: np.ndarray
+    parent: np.ndarray
+    made_by: np.ndarray
+    kind: np.ndarray
+    level_start: np.ndarray
+    operand_offset: np.ndarray    # where the symmetries of the input lie; −1 for one that does not exist
+
+class Position(NamedTuple):
+    "Where the search is: `cursor` in its four loops, `counters`, and a row (state, colour map, programs tested) for each program that fits."
+    cursor: np.ndarray
+    counters: np.ndarray
+    found: np.ndarray
+
+LEVEL, COST, STATE, INSTRUCTION = range(4)               # of `cursor`
+TESTED, STATES, USED, FOUND, FULL = range(5)             # of `counters`: programs, states, bytes, fits, memory ran out
+MAX_LEVEL = 2000                                         # total cost of a program, in units
 IDENTITY_MAP = sum(c << 4 * c for c in range(10))
 
+# %% ../../nbs/40_search.ipynb #400013
 @jit
 def _probe(table, key):
     "Insert `key` into an open-addressing hash table; True if it was new."
@@ -89,17 +125,18 @@ def _probe(table, key):
     table[at] = key
     return True
 
+# %% ../../nbs/40_search.ipynb #400016
 @jit
-def _fit(arena, at, outputs, starts, n_demonstrations):
+def _fit(arena, at, goal):
     """Do the grids from `arena[at:]` equal the outputs up to one function of the colour? Returns that function packed four bits a colour (`IDENTITY_MAP` for equality), or −1.
 
     Colours that occur in no demonstration keep their place."""
     images = np.full(10, -1, np.int64)
-    for k in range(n_demonstrations):
-        h, w, out = np.int64(arena[at + 1]), np.int64(arena[at + 2]), starts[k]
-        if outputs[out + 1] != h or outputs[out + 2] != w: return -1
+    for k in range(goal.n_demonstrations):
+        h, w, out = np.int64(arena[at + 1]), np.int64(arena[at + 2]), goal.starts[k]
+        if goal.outputs[out + 1] != h or goal.outputs[out + 2] != w: return -1
         for i in range(h * w):
-            here, wanted = np.int64(arena[at + HEADER + i]), np.int64(outputs[out + HEADER + i])
+            here, wanted = np.int64(arena[at + HEADER + i]), np.int64(goal.outputs[out + HEADER + i])
             if images[here] < 0: images[here] = wanted
             elif images[here] != wanted: return -1
         at += HEADER + ((h * w + 7) & ~7)
@@ -107,10 +144,11 @@ def _fit(arena, at, outputs, starts, n_demonstrations):
     for c in range(10): packed |= (images[c] if images[c] >= 0 else c) << 4 * c
     return packed
 
+# %% ../../nbs/40_search.ipynb #400019
 @jit
 def _joint_step(addresses, arena, source, operand, to, n_pairs, op, a, b, work):
     "Apply an operation to all pairs of the state at `source`, writing behind each other from `to`; returns the end, or −1 at the first pair that fails."
-    for k in range(n_pairs):
+    for _ in range(n_pairs):
         if to + VALUE_BYTES > len(arena): return -1
         status = call_kernel(addresses[op], pointer(arena, source), pointer(arena, operand), pointer(arena, to), pointer(work, 0), a, b)
         if status != OK: return -1
@@ -120,53 +158,77 @@ def _joint_step(addresses, arena, source, operand, to, n_pairs, op, a, b, work):
     return to
 
 @jit
-def run_search(addresses, ops, arguments, operands, by_cost, first, arena, words, table, offset, parent, made_by, kind, level_start, operand_state,
-               outputs, output_starts, n_demonstrations, n_pairs, cursor, counters, found, found_map, found_at, max_level, stop_at, work):
-    """Test programs until `counters[TESTED]` reaches `stop_at`, candidates or memory are full, or the last level is done; returns True when there is nothing left to do.
+def _test_program(addresses, menu, goal, memory, position, state, i, work):
+    "Apply instruction i to a state; keep the result if it is new, and note it if it fits."
+    counters, start = position.counters, position.counters[USED]
+    operand = memory.offset[state] if menu.operand[i] < 0 else memory.operand_offset[menu.operand[i]]
+    if operand < 0: return
+    counters[TESTED] += 1
+    end = _joint_step(addresses, memory.arena, memory.offset[state], operand, start, goal.n_pairs, menu.op[i], menu.arguments[i, 0], menu.arguments[i, 1], work)
+    if end < 0 or not _probe(memory.table, hash_words(memory.words, start // 8, end // 8, 0) | np.uint64(1)): return
+    new = counters[STATES]
+    memory.offset[new], memory.parent[new], memory.made_by[new], memory.kind[new] = start, state, i, memory.arena[start]
+    counters[STATES], counters[USED] = new + 1, end
+    if memory.arena[start] != GRID: return
+    colours = _fit(memory.arena, start, goal)
+    if colours >= 0:
+        row = position.found[counters[FOUND]]
+        row[0], row[1], row[2] = new, colours, counters[TESTED]
+        counters[FOUND] += 1
 
-    `by_cost[t, first[t, k]:first[t, k + 1]]`: instructions of cost k from type t. States are numbered in the order of their cost; level c holds states `level_start[c]` to `level_start[c + 1]`."""
-    while cursor[LEVEL] <= max_level:
+# %% ../../nbs/40_search.ipynb #400021
+@jit
+def run_search(addresses, menu, goal, memory, position, stop_at, work):
+    "Test programs until `stop_at` have been tested or a bound is met; returns True when there is nothing left to do (all levels done, or memory full)."
+    cursor, counters = position.cursor, position.counters
+    while cursor[LEVEL] <= MAX_LEVEL:
         level = cursor[LEVEL]
         while cursor[COST] <= min(MAX_COST, level):
             k = cursor[COST]
-            last_state = level_start[level - k + 1]
-            if cursor[STATE] < level_start[level - k]: cursor[STATE] = level_start[level - k]
-            while cursor[STATE] < last_state:
-                state = cursor[STATE]
-                t = np.int64(kind[state])
-                while cursor[INSTRUCTION] < first[t, k + 1] - first[t, k]:
-                    if counters[TESTED] >= stop_at or counters[FOUND] == len(found): return False
-                    if counters[STATES] == len(parent) or counters[USED] + (n_pairs + 1) * VALUE_BYTES > len(arena) or counters[STATES] * 2 > len(table):
+            cursor[STATE] = max(cursor[STATE], memory.level_start[level - k])
+            while cursor[STATE] < memory.level_start[level - k + 1]:
+                t = np.int64(memory.kind[cursor[STATE]])
+                while cursor[INSTRUCTION] < menu.first[t, k + 1] - menu.first[t, k]:
+                    if counters[TESTED] >= stop_at or counters[FOUND] == len(position.found): return False
+                    if counters[STATES] == len(memory.parent) or counters[USED] + (goal.n_pairs + 1) * VALUE_BYTES > len(memory.arena):
                         counters[FULL] = 1
                         return True
-                    i = by_cost[t, first[t, k] + cursor[INSTRUCTION]]
+                    i = menu.by_cost[t, menu.first[t, k] + cursor[INSTRUCTION]]
                     cursor[INSTRUCTION] += 1
-                    operand = offset[state]
-                    if operands[i] >= 0:
-                        if operand_state[operands[i]] < 0: continue
-                        operand = offset[operand_state[operands[i]]]
-                    counters[TESTED] += 1
-                    start = counters[USED]
-                    end = _joint_step(addresses, arena, offset[state], operand, start, n_pairs, ops[i], arguments[i, 0], arguments[i, 1], work)
-                    if end < 0: continue
-                    if not _probe(table, hash_words(words, start // 8, end // 8, 0) | np.uint64(1)): continue
-                    new = counters[STATES]
-                    offset[new], parent[new], made_by[new], kind[new] = start, state, i, arena[start]
-                    counters[STATES], counters[USED] = new + 1, end
-                    if arena[start] == GRID:
-                        colours = _fit(arena, start, outputs, output_starts, n_demonstrations)
-                        if colours >= 0:
-                            found[counters[FOUND]], found_map[counters[FOUND]], found_at[counters[FOUND]] = new, colours, counters[TESTED]
-                            counters[FOUND] += 1
+                    _test_program(addresses, menu, goal, memory, position, cursor[STATE], i, work)
                 cursor[INSTRUCTION] = 0
                 cursor[STATE] += 1
             cursor[COST] += 1
             cursor[STATE] = 0
         cursor[LEVEL], cursor[COST] = level + 1, 1
-        level_start[level + 2] = counters[STATES]
+        memory.level_start[level + 2] = counters[STATES]
     return True
 
-# %% ../../nbs/40_search.ipynb #400013
+# %% ../../nbs/40_search.ipynb #400023
+def _menu(instructions: Instructions, costs: np.ndarray) -> Menu:
+    "Instructions in the order of their cost, for each type."
+    by_cost = np.argsort(np.where(costs < 0, MAX_COST + 1, costs), axis=1, kind='stable')
+    counts = np.stack([np.bincount(row[row >= 0], minlength=MAX_COST + 2)[:MAX_COST + 2] for row in costs])
+    return Menu(instructions.op, instructions.arguments, instructions.operand, by_cost, np.concatenate([np.zeros((8, 1), np.int64), np.cumsum(counts, 1)], 1))
+
+def _goal(task: Task) -> Goal:
+    outputs = [from_grid(p.output) for p in task.demonstrations]
+    return Goal(np.concatenate(outputs), np.cumsum([0] + [len(v) for v in outputs[:-1]]), len(outputs), len(outputs) + len(task.tests))
+
+def _memory(inputs: np.ndarray, n_pairs: int, max_bytes: int, max_states: int, work: np.ndarray) -> tuple[Memory, int]:
+    "Memory with state 0, the inputs, and their symmetries; returns it with the bytes used. Room for those is always made."
+    arena = np.empty(max(max_bytes // 8 * 8, len(inputs) * len(OPERANDS) + 2 * VALUE_BYTES), np.uint8)
+    arena[:len(inputs)] = inputs
+    memory = Memory(arena, arena.view(np.uint64), np.zeros(1 << int(np.ceil(np.log2(2.2 * max_states))), np.uint64), np.zeros(max_states, np.int64), np.zeros(max_states, np.int32),
+                    np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8), np.zeros(MAX_LEVEL + 4, np.int64), np.full(len(OPERANDS), -1, np.int64))
+    memory.kind[0], memory.level_start[1:3], memory.operand_offset[0], used = GRID, 1, 0, len(inputs)
+    _probe(memory.table, hash_words(memory.words, 0, used // 8, 0) | np.uint64(1))
+    for i, name in enumerate(OPERANDS[1:], 1):
+        end = _joint_step(op_addresses(), arena, 0, 0, used, n_pairs, OP_BY_NAME[name].number, 0, 0, work)
+        if end > 0: memory.operand_offset[i], used = used, end
+    return memory, used
+
+# %% ../../nbs/40_search.ipynb #400025
 @dataclass(frozen=True)
 class Candidate:
     "A program that fits all demonstrations: its cost in bits, the answers (one grid a test input) and how many programs had been tested when it was found."
@@ -178,87 +240,61 @@ class Candidate:
 class Search:
     """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far, cheapest first.
 
-    Memory is bounded by `max_bytes` for values (room for the inputs is always made) and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
+    Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
     def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
         self.task, self.instructions = task, instructions_for(task)
-        costs = instruction_costs(self.instructions, prior)
-        self._costs, n = costs, len(self.instructions.op)
-        order = np.argsort(np.where(costs < 0, MAX_COST + 1, costs), axis=1, kind='stable')
-        counts = np.stack([np.bincount(row[row >= 0], minlength=MAX_COST + 2)[:MAX_COST + 2] for row in costs])
-        self._by_cost, self._first = order, np.concatenate([np.zeros((8, 1), np.int64), np.cumsum(counts, 1)], 1)
-        inputs = [from_grid(p.input) for p in task.demonstrations + task.tests]
-        outputs = [from_grid(p.output) for p in task.demonstrations]
-        self._outputs, self._output_starts = np.concatenate(outputs), np.concatenate([[0], np.cumsum([len(v) for v in outputs])[:-1]])
-        start = np.concatenate(inputs)
-        least = len(start) * len(OPERANDS) + 2 * VALUE_BYTES
-        self._arena = np.empty(max(max_bytes // 8 * 8, least), np.uint8)
-        self._table = np.zeros(1 << int(np.ceil(np.log2(2.2 * max_states))), np.uint64)
-        self._offset, self._parent, self._made_by, self._kind = np.zeros(max_states + len(OPERANDS), np.int64), np.zeros(max_states, np.int32), np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8)
-        self._level_start, self._cursor, self._counters = np.zeros(2048, np.int64), np.array([1, 0, 0, 1], np.int64), np.zeros(5, np.int64)
-        self._found, self._found_map, self._found_at = (np.zeros(max_candidates, np.int64) for _ in range(3))
-        self._work = np.zeros(WORK_BYTES, np.uint8)
-        self._arena[:len(start)] = start
-        self._kind[0], self._level_start[1:3], self._counters[STATES], self._counters[USED] = GRID, 1, 1, len(start)
-        self._operand_state, self.candidates, self.exhausted = np.full(len(OPERANDS), -1, np.int64), [], False
-        _probe(self._table, hash_words(start.view(np.uint64), 0, len(start) // 8, 0) | np.uint64(1))
-        self._add_operands(len(start))
-        self._fit_input()
-
-    def _add_operands(self, used: int):
-        "The symmetries of the input live behind the input in the arena, as second grids only: they are no states, so each still has its full cost as a step."
-        offset = used
-        self._operand_state[0] = 0
-        for i, name in enumerate(OPERANDS[1:], 1):
-            end = _joint_step(op_addresses(), self._arena, 0, 0, offset, len(self.task.demonstrations) + len(self.task.tests), OP_BY_NAME[name].number, 0, 0, self._work)
-            self._offset[-i], self._operand_state[i], offset = offset, len(self._offset) - i, end
-        self._counters[USED] = offset
-
-    def _fit_input(self):
-        colours = _fit(self._arena, 0, self._outputs, self._output_starts, len(self.task.demonstrations))
+        self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
+        self._menu = _menu(self.instructions, self._costs)
+        self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)
+        self._position = Position(np.array([1, 1, 0, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
+        self.candidates, self.exhausted = [], False
+        colours = _fit(self._memory.arena, 0, self._goal)                                    # the program of no steps
         if colours >= 0: self._keep(0, colours, 0)
 
     @property
-    def tested(self) -> int: return int(self._counters[TESTED])
+    def tested(self) -> int: return int(self._position.counters[TESTED])
     @property
-    def states(self) -> int: return int(self._counters[STATES])
+    def states(self) -> int: return int(self._position.counters[STATES])
     @property
-    def bytes_used(self) -> int: return int(self._counters[USED])
+    def bytes_used(self) -> int: return int(self._position.counters[USED])
     @property
-    def full(self) -> bool: return bool(self._counters[FULL])
+    def full(self) -> bool: return bool(self._position.counters[FULL])
 
     def run(self, programs: int) -> bool:
         "Test up to `programs` programs more; returns whether the search can go on."
         if self.exhausted: return False
-        i, before = self.instructions, int(self._counters[FOUND])
-        over = run_search(op_addresses(), i.op, i.arguments, i.operand, self._by_cost, self._first, self._arena, self._arena.view(np.uint64), self._table, self._offset, self._parent, self._made_by, self._kind,
-                          self._level_start, self._operand_state, self._outputs, self._output_starts, len(self.task.demonstrations), len(self.task.demonstrations) + len(self.task.tests),
-                          self._cursor, self._counters, self._found, self._found_map, self._found_at, 2000, self._counters[TESTED] + programs, self._work)
-        for at in range(before, int(self._counters[FOUND])): self._keep(int(self._found[at]), int(self._found_map[at]), int(self._found_at[at]))
-        self.exhausted = bool(over) or self._counters[FOUND] == len(self._found)
+        position, before = self._position, int(self._position.counters[FOUND])
+        over = run_search(op_addresses(), self._menu, self._goal, self._memory, position, self.tested + programs, self._work)
+        for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
+        self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
         return not self.exhausted
 
     def _program(self, state: int) -> tuple[Program, float]:
         "The steps that lead to `state` and their cost in bits."
-        steps, cost = [], 0
+        steps, cost, menu = [], 0, self._menu
         while state:
-            i, before = int(self._made_by[state]), int(self._parent[state])
-            op = OPS[int(self.instructions.op[i]) - 1]
-            operand = parse('input | ' + OPERANDS[self.instructions.operand[i]]) if self.instructions.operand[i] > 0 else Program(()) if op.operand else None
-            if operand is not None: operand = Program(operand.steps, True)
-            steps.append(Step(op, tuple(int(a) for a in self.instructions.arguments[i, :len(op.parameters)]), operand))
-            cost += int(self._costs[int(self._kind[before]), i])
+            i, before = int(self._memory.made_by[state]), int(self._memory.parent[state])
+            op = OPS[int(menu.op[i]) - 1]
+            operand = Program(parse(OPERANDS[menu.operand[i]]).steps, True) if op.operand else None
+            steps.append(Step(op, tuple(menu.arguments[i, :len(op.parameters)].tolist()), operand))
+            cost += int(self._costs[int(self._memory.kind[before]), i])
             state = before
         return Program(tuple(reversed(steps))), cost / UNITS_PER_BIT
 
-    def _keep(self, state: int, colours: int, tested: int):
-        program, bits = self._program(state)
-        at, answers = int(self._offset[state]), []
-        for k in range(len(self.task.demonstrations) + len(self.task.tests)):
-            size = int(value_bytes(self._arena[at:]))
-            if k >= len(self.task.demonstrations): answers.append(to_python(self._arena[at:at + size]))
+    def _answers(self, state: int) -> list[np.ndarray]:
+        "The grids of a state on the test inputs."
+        at, grids = int(self._memory.offset[state]), []
+        for _ in range(self._goal.n_pairs):
+            size = int(value_bytes(self._memory.arena[at:]))
+            grids.append(to_python(self._memory.arena[at:at + size]))
             at += size
+        return grids[self._goal.n_demonstrations:]
+
+    def _keep(self, state: int, colours: int, tested: int):
+        "Make a candidate of a state that fits up to the colour map `colours`."
+        (program, bits), answers = self._program(state), self._answers(state)
         if colours != IDENTITY_MAP:
-            step = Step(OP_BY_NAME['map_colours'], (colours,))
-            program, images = program + Program((step,)), np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
-            answers, bits = [images[a] for a in answers], bits + 4 + 2 * np.log2(10) * step.op.parameters[0].text(colours).count(':')
+            step, images = Step(OP_BY_NAME['map_colours'], (colours,)), np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
+            changes = int((images != np.arange(10)).sum())
+            program, answers, bits = program + Program((step,)), [images[a] for a in answers], bits + 4 + 2 * np.log2(10) * changes
         self.candidates.append(Candidate(program, bits, tuple(answers), tested))

@@ -47,6 +47,11 @@ def _feed(digest, x: Any) -> None:
 # %% ../../nbs/30_runstate.ipynb #300008
 class RandomState:
     "Python's, NumPy's and torch's global generators as one part of a run, in tensors and plain numbers."
+    def __init__(self, seed: int | None = None):
+        "With a `seed`, all of them start from it: a generator that nobody seeded is a state in which two equal runs differ."
+        if seed is not None:
+            random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+
     def state_dict(self) -> dict:
         name, keys, *rest = np.random.get_state()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

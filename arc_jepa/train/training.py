@@ -81,7 +81,7 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config
         torch.set_num_threads(config.training.threads)
-        torch.manual_seed(config.training.seed)
+        generators = RandomState(config.training.seed)      # before the weights are drawn
         self.model = WorldModel(config.model).train()
         o = config.optimizer
         decayed = [p for p in self.model.parameters() if p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
@@ -90,7 +90,7 @@ class Trainer:
         groups = [dict(params=decayed, weight_decay=o.weight_decay), dict(params=rest, weight_decay=0.0), dict(params=warm, weight_decay=0.0, factor=o.temperature_factor)]
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
-        parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=RandomState())
+        parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=generators)
         self.state = RunState(parts, config.model_dump(mode='json'), config.training.keep)
 
     def batch(self, index: int, seed: int | None = None):
