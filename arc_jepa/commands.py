@@ -5,7 +5,7 @@
 # %% ../nbs/81_commands.ipynb #810003
 from __future__ import annotations
 import json
-import sys
+import os
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,9 @@ __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'Ru
            'probe', 'solve', 'evaluate', 'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
+# Threads of OpenMP that wait for each other spin by default. On a machine that runs anything else beside, training is then several times slower; asleep they cost nothing. Set before torch is imported.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 app = typer.Typer(name='arc-jepa', no_args_is_help=True, rich_markup_mode='markdown', pretty_exceptions_enable=False, help='Object-centric world models and program search for ARC tasks.')
 
 ConfigName = Annotated[str, typer.Option('--config', '-c', help='Name of a packaged config, or a path.')]
@@ -111,12 +114,13 @@ def _drawn(task, solution) -> str:
     return '\n'.join(lines)
 
 @app.command(epilog='Example: `arc-jepa solve arc1/training/3428a4f5 --draw`')
-def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, budget: Budget = 10.0, max_nodes: MaxNodes = None,
+def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, budget: Budget = None, max_nodes: MaxNodes = None,
           draw: Annotated[bool, typer.Option('--draw', help='Draw the task and the attempts.')] = False, as_json: AsJson = False) -> None:
-    "Find a program for one task and show what it answers. Exit code 1 when none fits."
+    "Find a program for one task and show what it answers, within 10 CPU seconds if no limit is given. Exit code 3 when none fits."
     with _clear_errors():
         from arc_jepa.datasets import load_task
         from arc_jepa.solve.solver import solve as search
+        if max_nodes is None and budget is None: budget = 10.0
         loaded = load_task(task)
         solution = search(loaded, budget, max_nodes, _jepa(jepa))
         right = solution.solves(loaded)
@@ -125,7 +129,7 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
             if draw: typer.echo(_drawn(loaded, solution))
             typer.echo(f'{solution.program or "no program fits all demonstrations"}\n{solution.programs_tested:,} programs tested, {solution.seconds:.2f} CPU-s, {solution.engine}'
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
-    if not solution.program: raise typer.Exit(1)
+    if not solution.program: raise typer.Exit(3)
 
 def _jepa(run_dir: Path | None):
     if run_dir is None: return None
@@ -135,13 +139,14 @@ def _jepa(run_dir: Path | None):
 @app.command(epilog='Example: `arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json`')
 def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set by name (arc1/training, arc1/evaluation, arc2/training, arc2/evaluation), a manifest, a folder or a file.')] = None,
              arc_dev_root: Annotated[Optional[Path], typer.Option('--arc-dev-root', help='A folder of ARC JSON files, instead of --tasks.')] = None,
-             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None, jepa: RunDir = None, max_nodes: MaxNodes = 20_000, budget: Budget = None,
+             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None, jepa: RunDir = None, max_nodes: MaxNodes = None, budget: Budget = None,
              limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None, as_json: AsJson = False) -> None:
-    "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved; with --jepa, with and without guidance at equal budgets."
+    "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets."
     with _clear_errors():
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.evaluation import evaluate as run
+        if max_nodes is None and budget is None: max_nodes = 20_000
         report = run(load_tasks(tasks or arc_dev_root)[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa))
         if output: report.write(output)
         best = report.json['variants'][list(report.json['variants'])[-1]]

@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_compiled.ipynb #020003
 from __future__ import annotations
-import ast, hashlib, sys, time
+import ast, hashlib, sys
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -81,7 +81,7 @@ def kernel_addresses(functions: dict[str, Callable], label: str = 'compiling ker
     """Address of each of `functions` as C code, `int64[len(functions)]`, in their order.
 
     Compiled at the first use on a machine (about a third of a second each), read from disk later (milliseconds). A progress bar appears when it takes more than a second."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     todo = [(_load_shared, symbol) for symbol in _SHARED] + [(_kernel, function) for function in functions.values()]
     loaded = [load(what).address for load, what in tqdm(todo, desc=label, delay=1, leave=False, mininterval=0.5, file=sys.stderr)]
     return np.array(loaded[len(todo) - len(functions):], dtype=np.int64)

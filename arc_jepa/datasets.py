@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .config import atomic_file
-from .grid import GridError, Pair, Task
+from .grid import GridError, Task
 
 # %% auto #0
 __all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'did_you_mean', 'write_manifest', 'ManifestFile', 'load_tasks',
@@ -65,6 +65,7 @@ class TaskSet(Sequence):
     def __getitem__(self, key: int | str | slice) -> Task | TaskSet:
         if isinstance(key, str): return self.source[self._position_of(key)]
         if not isinstance(key, slice): return self.source[self.positions[key]]
+        if key.indices(len(self)) == (0, len(self), 1): return self
         start, stop, step = (('' if part is None else part) for part in (key.start, key.stop, key.step))
         name = f'{self.name}[{start}:{stop}{f":{step}" if step != "" else ""}]'
         return TaskSet(self.source, name, self.version, positions=self.positions[key])

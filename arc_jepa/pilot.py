@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -56,6 +57,8 @@ class Pilot:
         self.config, self.run_dir, self.progress = config, Path(run_dir), progress
         self.curriculum = load_config(GenerateConfig, config.data)                           # every mistake in a config shows before the first stage
         self.training = load_config(TrainConfig, config.training, config.training_overrides)
+        if not self.curriculum.held_out: raise ValueError(f'{config.data}: held_out is 0; the pilot solves held-out tasks, so the curriculum needs some')
+        if self.training.data is None: self.training.data = self.curriculum     # training draws fresh tasks from the curriculum of the manifest
         data, training = self._key(config_hash(self.curriculum), op_table_hash()), self._key(config_hash(self.training), op_table_hash())
         solving = self._key(data, training, config.max_nodes, config.tasks_a_set)
         self.stages: list[tuple[str, str, str, str, Callable[[], None]]] = [
@@ -74,15 +77,13 @@ class Pilot:
     def _compile(self):
         "Call each large compiled function once on something small."
         from arc_jepa.datasets import load_tasks
-        from arc_jepa.dsl.ops import op_addresses
-        from arc_jepa.generate.generator import sample_batch
+        from arc_jepa.generate.generator import sample_arrays, sample_batch
         from arc_jepa.jepa.models import Jepa
-        from arc_jepa.solve.search import Search
-        op_addresses()
+        from arc_jepa.solve.search import warm_up
+        warm_up()
         sample_batch(None, 0, 0, 2, counterfactuals=1)
-        task = load_tasks('arc1/training')[0]
-        Search(task).run(10)
-        Jepa.untrained().rule([task.demonstrations])
+        sample_arrays(self.curriculum, next(iter(self.curriculum.phases)), 0, 2)
+        Jepa.untrained().rule([load_tasks('arc1/training')[0].demonstrations])
 
     def _generate(self):
         from arc_jepa.generate.generator import generate
@@ -90,6 +91,9 @@ class Pilot:
 
     def _train(self):
         from arc_jepa.train.training import train_jepa
+        if self._moved_on('train') and (self.run_dir/'jepa').exists():                        # another network: it starts anew, the old one is kept beside it
+            shutil.rmtree(self.run_dir/'jepa.previous', ignore_errors=True)
+            (self.run_dir/'jepa').rename(self.run_dir/'jepa.previous')
         train_jepa(self.training, self.run_dir/'jepa', resume=True, progress=self.progress)
 
     def _jepa(self):
@@ -106,7 +110,7 @@ class Pilot:
         from arc_jepa.evaluate.evaluation import evaluate
         tasks = load_tasks(self.run_dir/'data/heldout.jsonl' if name == 'synthetic' else name)
         report = evaluate(tasks[:self.config.tasks_a_set], max_nodes=self.config.max_nodes, jepa=self._jepa(), progress=self.progress)
-        report.json['tasks'] = name
+        report.json['tasks'] = report.json['dataset']['name'] = name
         report.write(self.run_dir/file)
         print(report)
 
@@ -117,32 +121,44 @@ class Pilot:
     def _state(self, stages: list[dict]):
         write_atomic(self.run_dir/'run.json', json.dumps({'started': self.started, 'versions': versions(), 'machine': {'cores': os.cpu_count()}, 'config': self.config.model_dump(), 'stages': stages}, indent=1))
 
-    def _before(self) -> dict[str, dict]:
-        "Finished stages of an earlier run, by name."
-        try: return {s['name']: s for s in json.loads((self.run_dir/'run.json').read_text())['stages'] if s['status'] == 'done'}
+    def _read_before(self) -> dict[str, dict]:
+        "Stages of an earlier run in this directory, by name."
+        try: return {s['name']: s for s in json.loads((self.run_dir/'run.json').read_text())['stages']}
         except (OSError, ValueError, KeyError): return {}
+
+    def _moved_on(self, name: str) -> bool:
+        "Was the stage last begun under another key, or is everything to be done again?"
+        key = next(stage[2] for stage in self.stages if stage[0] == name)
+        return self.fresh or self.before.get(name, {}).get('key', key) != key
+
+    def _is_done(self, name: str, key: str, file: str) -> bool:
+        row = self.before.get(name, {})
+        return bool(key) and not self.fresh and row.get('status') == 'done' and row.get('key') == key and (self.run_dir/file).is_file()
 
     def run(self, fresh: bool = False) -> Path:
         "Bring all stages up to date (`fresh`: run all of them again) and return the path of the report."
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        before, self.started = {} if fresh else self._before(), datetime.now(timezone.utc).isoformat(timespec='seconds')
+        self.fresh, self.before, self.started = fresh, self._read_before(), datetime.now(timezone.utc).isoformat(timespec='seconds')
         save_config(self.config, self.run_dir/'config.yaml')
-        rows = [{'name': name, 'title': title, 'key': key, 'seconds': before.get(name, {}).get('seconds', 0.0), 'status': 'waiting'} for name, title, key, _, _ in self.stages]
-        for row, (name, title, key, file, work) in zip(rows, self.stages):
-            label = f'[{rows.index(row) + 1}/{len(rows)}] {title}'
-            if key and before.get(name, {}).get('key') == key and (self.run_dir/file).is_file():
-                row['status'] = 'done'
-                print(f'{label}: done before', file=sys.stderr)
-                continue
-            row['status'], start = 'running', time.perf_counter()
-            self._state(rows)
-            try:
-                with ticking(label, self.progress): work()
-            except BaseException:
-                row['status'] = 'failed'
-                self._state(rows)
-                raise
-            row['seconds'], row['status'] = round(time.perf_counter() - start, 1), 'done'
-            self._state(rows)
-            if name == 'report': work()      # once more, now that the last stage has its time
+        rows = [{'name': name, 'title': title, 'key': key, 'seconds': self.before.get(name, {}).get('seconds', 0.0), 'status': 'done' if self._is_done(name, key, file) else 'waiting'}
+                for name, title, key, file, _ in self.stages]
+        for number, (row, stage) in enumerate(zip(rows, self.stages), 1):
+            label = f'[{number}/{len(rows)}] {row["title"]}'
+            if row['status'] == 'done': print(f'{label}: done before', file=sys.stderr)
+            else: self._run_stage(row, rows, label, stage[-1])
+        self._report()        # once more, now that the last stage has its time
         return self.run_dir/'report.html'
+
+    def _run_stage(self, row: dict, rows: list[dict], label: str, work: Callable[[], None]) -> None:
+        "Run one stage and keep `run.json` true, whatever happens."
+        start, row['status'] = time.perf_counter(), 'running'
+        self._state(rows)
+        try:
+            with ticking(label, self.progress): work()
+            row['status'] = 'done'
+        except BaseException:
+            row['status'] = 'failed'
+            raise
+        finally:
+            row['seconds'] = round(time.perf_counter() - start, 1)
+            self._state(rows)

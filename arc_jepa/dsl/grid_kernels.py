@@ -8,7 +8,7 @@ import numpy as np
 from numba.types import int64
 from ..compiled import BUFFER, jit, shared
 from .types import *
-from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_LARGE, HEADER, MAX_CELLS, begin, finish, write_number
+from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, HEADER, MAX_CELLS, begin, finish, write_number
 
 # %% auto #0
 __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270', 'trim',
@@ -519,7 +519,7 @@ def ray(source, other, target, work, a, b):
 
 # %% ../../nbs/11_grid_kernels.ipynb #110060
 def connect(source, other, target, work, a, b):
-    n = _like(source, target)
+    _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(h):
         for c in range(w):
@@ -680,7 +680,7 @@ def smallest_tile(source, other, target, work, a, b):
 
 # %% ../../nbs/11_grid_kernels.ipynb #110073
 def symmetrise(source, other, target, work, a, b):
-    n = _like(source, target)
+    _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(h):
         for c in range(w):
@@ -785,7 +785,7 @@ def fill_background(source, other, target, work, a, b):
 
 # %% ../../nbs/11_grid_kernels.ipynb #110085
 def sort_lines(source, other, target, work, a, b):
-    n = _like(source, target)
+    _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
     lines, length, step, jump = (h, w, w, 1) if a < 2 else (w, h, 1, w)
     for i in range(lines):

@@ -8,7 +8,7 @@ import numpy as np
 from numba.types import int64
 from ..compiled import BUFFER, jit, shared
 from ..objects import label_components, count_holes
-from .types import (GRID, OBJECTS, OBJECT, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_LARGE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, MAX_CELLS,
+from .types import (GRID, OBJECTS, OBJECT, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, MAX_CELLS,
                                 begin, finish, write_number)
 from .grid_kernels import _background
 
@@ -436,7 +436,7 @@ def crop_box(source, other, target, work, a, b):
 
 def crop_inside(source, other, target, work, a, b):
     measure(source, work)
-    h, w, height, width = np.int64(source[1]), np.int64(source[2]), _height(work, 0) - 2, _width(work, 0) - 2
+    w, height, width = np.int64(source[2]), _height(work, 0) - 2, _width(work, 0) - 2
     status = begin(target, GRID, height, width)
     if status: return status
     for r in range(height):
@@ -487,7 +487,7 @@ def fill_box(source, other, target, work, a, b):
 def fill_box_own(source, other, target, work, a, b):
     _grid_of(source, target)
     measure(source, work)
-    h, w = np.int64(source[1]), np.int64(source[2])
+    w = np.int64(source[2])
     for k in range(np.int64(source[3])):
         colour = _main_colour(source, work, k, 0)
         for r in range(_top(work, k), _top(work, k) + _height(work, k)):
@@ -559,7 +559,7 @@ def rarest_each(source, other, target, work, a, b):
 def flip_each(source, other, target, work, a, b):
     n_cells = _grid_of(source, target)
     measure(source, work)
-    h, w = np.int64(source[1]), np.int64(source[2])
+    w = np.int64(source[2])
     for i in range(n_cells):
         if source[HEADER + n_cells + i]: target[HEADER + i] = 0
     for k in range(np.int64(source[3])):

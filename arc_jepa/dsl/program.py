@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
-from .ops import OP_BY_NAME, OP_NAMES, OPS, Op, op_addresses
+from .ops import OP_BY_NAME, OPS, Op, op_addresses
 from .types import OK, Status, Type, VALUE_BYTES, WORK_BYTES, from_grid, to_python
 
 # %% auto #0

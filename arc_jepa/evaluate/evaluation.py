@@ -6,6 +6,7 @@
 from __future__ import annotations
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,13 +15,13 @@ from typing import Sequence
 
 import numpy as np
 from ..config import write_atomic
-from ..grid import Pair, Task
-from ..dsl.ops import op_addresses
-from ..dsl.program import Failure, from_array, run_program
+from ..grid import Task
+from ..dsl.program import Failure, run_program
 from ..generate.generator import TRAINING_CURRICULUM, sample_arrays
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..dsl.types import VALUE_BYTES, to_python
 from ..solve.guidance import Guidance
+from ..solve.search import warm_up
 from ..solve.solver import Solution, solve
 
 # %% auto #0
@@ -58,7 +59,7 @@ def known_behaviours() -> frozenset:
     return frozenset(behaviour(program) for program in np.unique(programs.reshape(len(programs), -1), axis=0).reshape(-1, *programs.shape[1:]))
 
 def novelty_rate(solutions: Sequence[Solution]) -> float:
-    "Share of tasks that were answered with a rule whose behaviour is new, counted once a behaviour."
+    "New behaviours among the programs of `solutions`, each counted once, as a share of their number. Give it solved tasks: a wrong program is no discovery."
     found = {behaviour(s.program) for s in solutions if s.program} - {None}
     return len(found - known_behaviours()) / max(len(solutions), 1)
 
@@ -70,6 +71,7 @@ def leave_one_out_distances(jepa, tasks: Sequence[Task]) -> np.ndarray:
         for k, pair in enumerate(task.demonstrations):
             others = task.demonstrations[:k] + task.demonstrations[k + 1:]
             if others: index.append(i); given.append(others); held_out.append(pair)
+    if not given: return np.full(len(tasks), np.nan)
     z_in, z_out = jepa.encode([p.input for p in held_out]), jepa.encode([p.output for p in held_out])
     rules = np.concatenate([jepa.rule(given[k:k + 64]) for k in range(0, len(given), 64)])
     distance = np.asarray(jepa.distance(jepa.predict(z_in, rule=rules), z_out), float)
@@ -127,11 +129,11 @@ def _row(task: Task, solution: Solution) -> dict:
     return {'solved': solution.solves(task), 'solved_first': solution.solves(task, 1), 'program': solution.program, 'programs': list(solution.programs), 'bits': solution.bits,
             'programs_tested': solution.programs_tested, 'found_after': solution.found_after, 'seconds': round(solution.seconds, 4), 'attempts': [[a.tolist() for a in tried] for tried in solution.attempts]}
 
-def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str) -> dict:
+def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior_seconds: float) -> dict:
     solved, first, fitted = (sum(map(bool, flags)) for flags in ([s.solves(t) for t, s in zip(tasks, solutions)], [s.solves(t, 1) for t, s in zip(tasks, solutions)], [s.program for s in solutions]))
     items = sum(len(t.tests) for t in tasks)
     return {'success_rate': solved / len(tasks), 'success_interval': wilson_interval(solved, len(tasks)), 'solved_count': solved, 'solved_one_attempt': first,
-            'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': novelty_rate(solutions), 'cpu_s_per_item': sum(s.seconds for s in solutions) / items,
+            'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': novelty_rate([s for t, s in zip(tasks, solutions) if s.solves(t)]) * solved / len(tasks), 'cpu_s_per_item': (sum(s.seconds for s in solutions) + prior_seconds) / items, 'prior_s_per_item': prior_seconds / items,
             'full_fit_precision': solved / fitted if fitted else None, 'prior': prior}
 
 def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar) -> list[Solution]:
@@ -148,21 +150,23 @@ def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar) -> list
 def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, max_nodes: int | None = 20_000, budget: float | None = None, jepa=None, progress: bool = True, workers: int | None = None) -> Report:
     """Solve `tasks` with each variant at the same budget (`max_nodes` programs and/or `budget` CPU seconds a task) and judge by the ARC protocol.
 
-    `variants`: name → guidance (see `Guidance`); by default `dsl_only` (uniform) and, with a `jepa`, `meta_guided`. A `jepa` also gives `latent_distances`. Raises ValueError for no tasks or tasks without test outputs."""
-    from tqdm.auto import tqdm
+    `variants`: name → guidance (see `Guidance`); by default `dsl_only` (uniform) and, with a `jepa`, `frequency` (the floor of guidance) and `meta_guided`. A `jepa` also gives `latent_distances`, set against what the first variant solves. Raises ValueError for no tasks or tasks without test outputs."""
+    from tqdm import tqdm
     if not len(tasks): raise ValueError('there are no tasks to evaluate')
     tasks_list = list(tasks)
     hidden = [t.id for t in tasks_list if any(p.output is None for p in t.tests)]
     if hidden: raise ValueError(f'{len(hidden)} task(s) have no test outputs to judge by, such as {hidden[0]}; use `solve` for those')
-    variants = variants or {'dsl_only': None, **({'meta_guided': jepa} if jepa is not None else {})}
-    op_addresses()                                                                     # compiled once, before threads ask for it
+    variants = variants or {'dsl_only': None, **({'frequency': 'frequency', 'meta_guided': jepa} if jepa is not None else {})}
+    warm_up()                                                                          # compiled once, before threads ask for it
     solutions, summaries, name = {}, {}, getattr(tasks, 'name', 'tasks')
     for variant, source in variants.items():
         guidance = Guidance(source)
+        start = time.process_time()
         priors = guidance.priors([t.hide_test_outputs() for t in tasks_list])
+        prior_seconds = time.process_time() - start
         with tqdm(total=len(tasks_list), desc=f'{name}: {variant}', unit='task', disable=not progress, mininterval=0.5) as bar:
             solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar)
-        summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name)
+        summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
     distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)
     paired = {f'{names[0]} / {other}': paired_ratio(solutions[names[0]], solutions[other]) for other in names[1:]}

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/16_generator.ipynb #160003
 from __future__ import annotations
-import json, time
+import hashlib, json, time
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,19 +14,19 @@ from typing import Annotated, Iterator
 import numpy as np
 from pydantic import Field, model_validator
 from ..compiled import call_kernel, jit, pointer
-from ..config import Config, config_hash, save_config, write_atomic
+from ..config import Config, config_hash, load_config, save_config, write_atomic
 from ..datasets import content_key, write_manifest
 from ..grid import PackedGrids, Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
-from ..dsl.program import MAX_STEPS_IN_ARRAY, from_array
-from ..dsl.types import GRID, HEADER, OBJECTS, OK, VALUE_BYTES, WORK_BYTES, hash_words, to_python, value_bytes
+from ..dsl.program import MAX_STEPS_IN_ARRAY, Program, from_array
+from ..dsl.types import GRID, HEADER, OK, VALUE_BYTES, WORK_BYTES, hash_words, value_bytes
 from .scenes import FAMILIES, between, draw, draw_scene, seed_state
 
 # %% auto #0
 __all__ = ['MAX_PAIRS', 'TRAINING_CURRICULUM', 'GridConfig', 'PhaseConfig', 'GenerateConfig', 'RuleTable', 'rule_table',
-           'sample_rule', 'run_rule', 'same_value', 'every_step_matters', 'sample_pairs', 'sample_tasks',
-           'sample_arrays', 'iterate_tasks', 'generate', 'sample_counterfactuals', 'sample_training', 'TaskBatch',
-           'sample_batch']
+           'sample_rule', 'run_rule', 'same_value', 'every_step_matters', 'sample_pairs', 'sample_tasks', 'stream',
+           'sample_arrays', 'rule_trace', 'iterate_tasks', 'generate', 'sample_counterfactuals', 'sample_training',
+           'TaskBatch', 'sample_batch']
 
 # %% ../../nbs/16_generator.ipynb #160005
 MAX_PAIRS = 8        # of one task, demonstrations and tests: what the compiled loops have room for
@@ -50,7 +50,7 @@ class PhaseConfig(Config):
 class GenerateConfig(Config):
     "A curriculum: what `arc-jepa generate` and training draw their tasks from."
     name: str = 'curriculum'
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 31)
     demonstrations: tuple[int, int] = Field((3, 5), description='fewest and most demonstration pairs')
     tests: int = Field(1, ge=1, le=2)
     grid: GridConfig = GridConfig()
@@ -274,7 +274,12 @@ def sample_tasks(seed, first, n_tasks, cumulative, fewest, most, extra, addresse
             grid += 2
     return used
 
-# %% ../../nbs/16_generator.ipynb #160019
+# %% ../../nbs/16_generator.ipynb #160020
+def stream(purpose: str, *numbers: int) -> int:
+    "A seed below 2⁶³ for this purpose and these numbers, by sha256: different purposes never share a sequence."
+    return int.from_bytes(hashlib.sha256(repr((purpose, *numbers)).encode()).digest()[:8], 'little') >> 1
+
+# %% ../../nbs/16_generator.ipynb #160022
 @lru_cache(maxsize=64)
 def _table_for(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, float], ...]) -> RuleTable: return rule_table(primitives, weights)
 
@@ -307,7 +312,7 @@ def sample_arrays(config: GenerateConfig, phase: str, first: int, n_tasks: int, 
     if pairs is not None:
         _check_pairs(pairs)
         fewest, most, extra = pairs - 1, pairs - 1, 1
-    seed = config.seed * 1_000_003 + list(config.phases).index(phase)
+    seed = stream('manifest', config.seed, list(config.phases).index(phase))
     heights, widths = np.zeros(n_tasks * (most + extra) * 2, np.uint8), np.zeros(n_tasks * (most + extra) * 2, np.uint8)
     cells, programs = np.empty(len(heights) * 900, np.uint8), np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16)
     n_pairs, rejected = np.zeros(n_tasks, np.int64), np.zeros(4, np.int64)
@@ -316,15 +321,16 @@ def sample_arrays(config: GenerateConfig, phase: str, first: int, n_tasks: int, 
     if used < 0: raise ValueError(f'phases.{phase}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')
     return _packed(cells[:used].copy(), heights, widths, int(n_pairs.sum()) * 2), programs, n_pairs, rejected
 
-# %% ../../nbs/16_generator.ipynb #160024
+# %% ../../nbs/16_generator.ipynb #160027
 @dataclass
 class _Run:
     "What a generation run counts."
     rejected: np.ndarray
     duplicates: int = 0
 
-def _trace(program) -> list[dict]:
-    return [{'name': s.op.name, 'args': {p.kind: p.text(v) if v >= 0 else None for p, v in zip(s.op.parameters, s.arguments)}} for s in program.steps]
+def rule_trace(program: Program) -> list[dict]:
+    "The steps as `{'name', 'args'}`, arguments as words in their order: `name(args…)` is the step's text again."
+    return [{'name': step.op.name, 'args': [p.text(v) for p, v in zip(step.op.parameters, step.arguments)]} for step in program.steps]
 
 def iterate_tasks(config: GenerateConfig, phase: str, count: int, run: _Run | None = None, seen: set | None = None) -> Iterator[Task]:
     "`count` different tasks of a phase, in the order of their indices; tasks that equal an earlier one up to symmetry and colours are left out. Raises ValueError when there are not that many."
@@ -342,7 +348,7 @@ def iterate_tasks(config: GenerateConfig, phase: str, count: int, run: _Run | No
             if made == count: continue
             program = from_array(programs[k])
             task = Task(f'{config.name}-{phase}-{index + k:06d}', tuple(pairs[:-config.tests]), tuple(pairs[-config.tests:]),
-                        {'phase': phase, 'program': str(program), 'rule_trace': _trace(program), 'seed': config.seed, 'index': index + k})
+                        {'phase': phase, 'program': str(program), 'rule_trace': rule_trace(program), 'seed': config.seed, 'index': index + k})
             key = content_key(task)
             if key in seen: run.duplicates += 1; continue
             seen.add(key)
@@ -350,7 +356,7 @@ def iterate_tasks(config: GenerateConfig, phase: str, count: int, run: _Run | No
             yield task
         index += size
 
-# %% ../../nbs/16_generator.ipynb #160026
+# %% ../../nbs/16_generator.ipynb #160029
 def _held_out_counts(config: GenerateConfig) -> dict[str, int]:
     "How many held-out tasks each phase gets: in proportion to its count, summing to `config.held_out`."
     total, given, shares = sum(p.count for p in config.phases.values()), 0, {}
@@ -375,10 +381,10 @@ class _Histograms:
                 'grid_size_histogram': {f'{k}-{k + 4}': v for k, v in sorted(self.sizes.items())}}
 
 def generate(config: GenerateConfig, directory: Path | str, progress: bool = True) -> dict:
-    """Write `manifest.jsonl`, `summary.json`, `config.yaml` and, if asked for, `heldout.jsonl` to `directory`; returns the summary. The same config gives the same files, byte for byte.
+    """Write `manifest.jsonl`, `summary.json`, `config.yaml` and, if asked for, `heldout.jsonl` to `directory`; returns the summary. The same config gives the same `manifest.jsonl` and `heldout.jsonl`, byte for byte (the other two hold times and versions).
 
     Files appear whole: an interrupted run leaves what was there before. Raises ValueError for a curriculum that cannot be made, before anything is written."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     directory = Path(directory)
     for phase in config.phases: _phase_table(config, phase)
     directory.mkdir(parents=True, exist_ok=True)
@@ -394,6 +400,7 @@ def generate(config: GenerateConfig, directory: Path | str, progress: bool = Tru
                     yield task
     write_manifest(directory/'manifest.jsonl', records())
     if config.held_out: write_manifest(directory/'heldout.jsonl', held_out)
+    else: (directory/'heldout.jsonl').unlink(missing_ok=True)      # one of an earlier curriculum would be taken for this one's
     summary = {'total_tasks': total, **counted.to_json(), 'held_out_tasks': len(held_out),
                'rejections': {**dict(zip(('no_effect', 'superfluous_step', 'trivial', 'all_alike'), run.rejected.tolist())), 'duplicate': run.duplicates},
                'config_hash': config_hash(config), 'op_table_hash': op_table_hash(), 'cpu_seconds': round(time.process_time() - start, 2)}
@@ -401,7 +408,7 @@ def generate(config: GenerateConfig, directory: Path | str, progress: bool = Tru
     save_config(config, directory/'config.yaml')
     return summary
 
-# %% ../../nbs/16_generator.ipynb #160029
+# %% ../../nbs/16_generator.ipynb #160032
 @jit
 def _mutate(state, rule, changed, takes, gives, n_values, values, weights):
     "Write to `changed` the rule with one step replaced by another of the same types, or with one argument changed."
@@ -475,7 +482,7 @@ def sample_training(seed, first, n_tasks, cumulatives, mixture, n_pairs, n_count
             counter += 1
     return used, counter_used
 
-# %% ../../nbs/16_generator.ipynb #160030
+# %% ../../nbs/16_generator.ipynb #160033
 @dataclass
 class TaskBatch:
     "Tasks for training: every task has `pairs` pairs, the last one plays the test pair."
@@ -486,8 +493,7 @@ class TaskBatch:
     counterfactuals: PackedGrids          # n_tasks · K outputs of other programs on each task's last input
     counterfactual_programs: np.ndarray   # int16[n_tasks, K, 6, 3]
 
-TRAINING_CURRICULUM = GenerateConfig(name='training', phases={
-    'phase_i': PhaseConfig(count=2, lengths={1: 1.0}), 'phase_ii': PhaseConfig(count=3, lengths={1: 0.2, 2: 0.8}), 'phase_iii': PhaseConfig(count=5, lengths={2: 0.3, 3: 0.5, 4: 0.2})})
+TRAINING_CURRICULUM = load_config(GenerateConfig, 'pilot_curriculum')
 
 def sample_batch(config: GenerateConfig | None, seed: int, index: int, n_tasks: int, pairs: int = 4, counterfactuals: int = 0) -> TaskBatch:
     """Batch number `index` of `seed`: a function of its arguments alone. Phases are mixed by their `count`; None takes `TRAINING_CURRICULUM`.
@@ -502,7 +508,7 @@ def sample_batch(config: GenerateConfig | None, seed: int, index: int, n_tasks: 
     heights, widths, other_heights, other_widths = (np.zeros(n, np.uint8) for n in (n_grids, n_grids, n_counter, n_counter))
     cells, other_cells = np.empty(n_grids * 900, np.uint8), np.empty(n_counter * 900, np.uint8)
     programs, other_programs = np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16), np.zeros((n_tasks, counterfactuals, MAX_STEPS_IN_ARRAY, 3), np.int16)
-    used, other_used = sample_training(seed, index * n_tasks, n_tasks, np.stack(cumulatives), mixture, pairs, counterfactuals, op_addresses(), table.takes, table.gives, table.n_values, table.values,
+    used, other_used = sample_training(stream('batch', seed), index * n_tasks, n_tasks, np.stack(cumulatives), mixture, pairs, counterfactuals, op_addresses(), table.takes, table.gives, table.n_values, table.values,
                                        table.is_colour, np.stack([t.weights for t in tables]), np.stack([t.reach for t in tables]), config.grid.min_size, config.grid.max_size,
                                        cells, heights, widths, programs, other_cells, other_heights, other_widths, other_programs)
     if used < 0: raise ValueError('no task was found for this curriculum; allow more operations or lengths')

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ..config import Config
 from ..grid import MAX_SIDE
-from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, N_STATISTICS, OVERFLOW_COLOUR, RELATIONS, SCENE_BYTES,
-                                  SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, TokenSettings, Tokens, tokenize)
+from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, N_STATISTICS, OVERFLOW_COLOUR, RELATIONS, 
+                                  SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, Tokens)
 
 class NetworkConfig(Config):
     "Sizes of the networks; the defaults train on a CPU."

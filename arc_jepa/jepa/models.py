@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Config, write_atomic
-from ..dsl.ops import N_OPS, OP_NAMES, op_table_hash
+from ..dsl.ops import N_OPS, op_table_hash
 from ..grid import PackedGrids, Pair, Task, pack
 from .encoder import PROGRAM_STEPS, Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import LossConfig, Temperature, candidate_set, info_nce, op_log_probabilities, prior_loss, same_input_loss, two_tower_loss
@@ -293,8 +293,12 @@ def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
     from safetensors.torch import load as from_bytes
     path = Path(run_dir)/DESCRIPTION
     if not path.is_file(): raise JepaError(f'{path}: not found; a run directory holds {DESCRIPTION} and {WEIGHTS} once training has saved a model')
-    about = json.loads(path.read_text(encoding='utf8'))
-    config = JepaConfig.model_validate(about['config'])
+    try:
+        about = json.loads(path.read_text(encoding='utf8'))
+        config = JepaConfig.model_validate(about['config'])
+        about['op_table'], about['tokenizer'], about['sha256'], about['n_ops'], about['trained'], about['steps']
+    except (ValueError, KeyError, TypeError) as error:
+        raise JepaError(f'{path}: damaged, {error!r}; take the run directory from a backup or train again') from None
     _check(path, 'trained with the operation table', about['op_table'], op_table_hash(), 'operations were added or changed, so train again')
     _check(path, 'trained on tokens', about['tokenizer'], tokenizer_hash(config.tokens), 'train again')
     weights = (Path(run_dir)/WEIGHTS).read_bytes() if (Path(run_dir)/WEIGHTS).is_file() else b''

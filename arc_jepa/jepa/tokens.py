@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..compiled import jit
 from ..config import Config
-from ..grid import N_COLOURS, PackedGrids, pack
+from ..grid import N_COLOURS, PackedGrids
 from ..objects import count_holes, label_components
 
 # %% auto #0

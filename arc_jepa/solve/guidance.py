@@ -5,7 +5,6 @@
 # %% ../../nbs/43_guidance.ipynb #430003
 from __future__ import annotations
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 import numpy as np

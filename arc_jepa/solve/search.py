@@ -4,21 +4,21 @@
 
 # %% ../../nbs/40_search.ipynb #400003
 from __future__ import annotations
-import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
-from ..grid import Task
-from ..dsl.ops import COLOUR_NAMES, N_OPS, OP_BY_NAME, OPS, op_addresses
+from ..grid import Pair, Task
+from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses
 from ..dsl.program import Program, Step, parse
-from ..dsl.types import GRID, HEADER, OBJECT, OBJECTS, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, to_python, value_bytes
+from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, to_python, value_bytes
 
 # %% auto #0
 __all__ = ['OPERANDS', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED', 'STATES', 'USED',
            'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'Instructions', 'instructions_for', 'instruction_costs',
-           'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search']
+           'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search', 'warm_up']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = ('input', 'flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270')
@@ -201,7 +201,7 @@ def run_search(addresses, menu, goal, memory, position, stop_at, work):
             cursor[COST] += 1
             cursor[STATE] = 0
         cursor[LEVEL], cursor[COST] = level + 1, 1
-        memory.level_start[level + 2] = counters[STATES]
+        memory.level_start[level + 1] = counters[STATES]
     return True
 
 # %% ../../nbs/40_search.ipynb #400023
@@ -221,7 +221,7 @@ def _memory(inputs: np.ndarray, n_pairs: int, max_bytes: int, max_states: int, w
     arena[:len(inputs)] = inputs
     memory = Memory(arena, arena.view(np.uint64), np.zeros(1 << int(np.ceil(np.log2(2.2 * max_states))), np.uint64), np.zeros(max_states, np.int64), np.zeros(max_states, np.int32),
                     np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8), np.zeros(MAX_LEVEL + 4, np.int64), np.full(len(OPERANDS), -1, np.int64))
-    memory.kind[0], memory.level_start[1:3], memory.operand_offset[0], used = GRID, 1, 0, len(inputs)
+    memory.kind[0], memory.level_start[1], memory.operand_offset[0], used = GRID, 1, 0, len(inputs)
     _probe(memory.table, hash_words(memory.words, 0, used // 8, 0) | np.uint64(1))
     for i, name in enumerate(OPERANDS[1:], 1):
         end = _joint_step(op_addresses(), arena, 0, 0, used, n_pairs, OP_BY_NAME[name].number, 0, 0, work)
@@ -290,7 +290,7 @@ class Search:
             at += size
         return grids[self._goal.n_demonstrations:]
 
-    def _keep(self, state: int, colours: int, tested: int):
+    def _keep(self, state: int, colours: int, tested: int) -> None:
         "Make a candidate of a state that fits up to the colour map `colours`."
         (program, bits), answers = self._program(state), self._answers(state)
         if colours != IDENTITY_MAP:
@@ -298,3 +298,9 @@ class Search:
             changes = int((images != np.arange(10)).sum())
             program, answers, bits = program + Program((step,)), [images[a] for a in answers], bits + 4 + 2 * np.log2(10) * changes
         self.candidates.append(Candidate(program, bits, tuple(answers), tested))
+
+# %% ../../nbs/40_search.ipynb #400034
+@lru_cache(maxsize=1)
+def warm_up() -> None:
+    "Load or compile the operations and the search loop; the second call returns at once."
+    Search(Task('warm-up', (Pair([[1, 2]], [[2, 2]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000).run(1)

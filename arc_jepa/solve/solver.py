@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from ..grid import Task
 from .guidance import Guidance
-from .search import Candidate, Search
+from .search import Candidate, Search, warm_up
 
 # %% auto #0
 __all__ = ['PIECE', 'PATIENCE', 'rank_answers', 'Solution', 'solve']
@@ -62,6 +62,7 @@ def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None,
     Raises ValueError for a task without demonstrations or without any limit."""
     if budget is None and max_nodes is None: raise ValueError('solve needs a limit: budget (seconds), max_nodes (programs), or both')
     if not task.demonstrations or not task.tests: raise ValueError(f'task {task.id}: needs at least one demonstration and one test input, has {len(task.demonstrations)} and {len(task.tests)}')
+    warm_up()
     start = time.thread_time()
     task = task.hide_test_outputs()
     source = guidance if isinstance(guidance, Guidance) else Guidance(guidance)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import random
 import warnings
 from collections.abc import Mapping
@@ -22,8 +21,8 @@ import torch
 from ..config import versions, write_atomic
 
 # %% auto #0
-__all__ = ['state_sha256', 'RandomState', 'Progress', 'CheckpointError', 'RunState', 'manifest_of', 'checkpoints', 'problem_with',
-           'read_checkpoint', 'newest_valid', 'resume']
+__all__ = ['state_sha256', 'RandomState', 'Progress', 'CheckpointError', 'RunState', 'manifest_of', 'step_of', 'checkpoints',
+           'problem_with', 'read_checkpoint', 'newest_valid', 'resume']
 
 # %% ../../nbs/30_runstate.ipynb #300005
 def state_sha256(state: Any) -> str:
@@ -70,7 +69,7 @@ class Progress:
     "Counters of a run."
     step: int = 0           # optimiser steps done
     tasks: int = 0          # tasks seen
-    seconds: float = 0.0    # of training, over all its sessions; not part of the hash, no two runs take equally long
+    seconds: float = 0.0    # of training, over all its restarts; not part of the hash, no two runs take equally long
 
     def state_dict(self) -> dict: return dict(vars(self))
     def load_state_dict(self, state: dict) -> None: vars(self).update(state)
@@ -109,7 +108,7 @@ class RunState:
         write_atomic(path, data)
         about = dict(step=step, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), state_sha256=self.sha256(), versions=versions())
         write_atomic(manifest_of(path), json.dumps(about, indent=1) + '\n')
-        whole = [p for p in checkpoints(run_dir) if _step_of(p) >= 0]
+        whole = [p for p in checkpoints(run_dir) if step_of(p) >= 0]
         for old in whole[self.keep:]: manifest_of(old).unlink(missing_ok=True); old.unlink(missing_ok=True)
         return path
 
@@ -118,17 +117,17 @@ def manifest_of(path: Path) -> Path:
     "Where the manifest of a checkpoint lies."
     return path.with_suffix('.json')
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
     try: return int(json.loads(manifest_of(path).read_text(encoding='utf8'))['step'])
     except (OSError, ValueError, KeyError): return -1
 
 def checkpoints(run_dir: Path | str) -> list[Path]:
     "Checkpoints of a run, the newest (by step) first; those without a readable manifest last."
-    return sorted(Path(run_dir).glob('checkpoint_*.pt'), key=lambda p: (_step_of(p), p.name), reverse=True)
+    return sorted(Path(run_dir).glob('checkpoint_*.pt'), key=lambda p: (step_of(p), p.name), reverse=True)
 
 def _without_manifest(run_dir: Path | str) -> list[Path]:
     "Saves that did not finish. They are left where they are: nothing is deleted on a doubt."
-    return [path for path in checkpoints(run_dir) if _step_of(path) < 0]
+    return [path for path in checkpoints(run_dir) if step_of(path) < 0]
 
 def problem_with(path: Path) -> str | None:
     "What is wrong with a checkpoint, or None: the bytes are what the manifest says."

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..config import Config, save_config, write_atomic
+from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
-from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, WorldModel, batch_losses, prepare
+from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
+from ..jepa.tokens import tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state
 
 # %% auto #0
@@ -91,7 +93,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
         parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=generators)
-        self.state = RunState(parts, config.model_dump(mode='json'), config.training.keep)
+        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.model.tokens))     # weights mean nothing under another table
+        self.state = RunState(parts, config.model_dump(mode='json') | meaning, config.training.keep)
 
     def batch(self, index: int, seed: int | None = None):
         "Batch number `index`, prepared."
@@ -191,7 +194,7 @@ class TrainResult:
     run_dir: str
     steps: int
     finished: bool
-    seconds: float              # of training, over all sessions
+    seconds: float              # of training, over all restarts
     tasks_per_second: float
     state_sha256: str
 
@@ -201,21 +204,36 @@ def _start(trainer: Trainer, run_dir: Path, resume: bool | str | Path) -> None:
     "A new run in an empty place, or an old one where it stopped; says which."
     if resume:
         taken = resume_state(trainer.state, run_dir, None if resume is True else resume, MAY_CHANGE)
+        for later in checkpoints(run_dir): _set_aside(later, taken)
         said = f'resumed {taken} at step {trainer.progress.step}' if taken else f'{run_dir}: no checkpoint yet, a new run starts'
         print(said, file=sys.stderr)
     elif checkpoints(run_dir):
         raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with resume, or choose another directory')
 
-def _save_epoch(trainer: Trainer, run_dir: Path, name: str) -> None:
-    trainer.state.save(run_dir, name, trainer.progress.step)
+def _set_aside(checkpoint: Path, taken: Path | None) -> None:
+    "A run that goes back to an earlier checkpoint leaves the later ones under another name, or `resume` would find them again."
+    if taken is None or step_of(checkpoint) <= step_of(Path(taken)): return
+    checkpoint.rename(checkpoint.with_suffix('.pt.later'))
+    print(f'{checkpoint.name} is later than {Path(taken).name}: kept as {checkpoint.name}.later', file=sys.stderr)
+
+def _save_model(trainer: Trainer, run_dir: Path) -> None:
     Jepa(trainer.model, trained=True, steps=trainer.progress.step, source=str(run_dir)).save(run_dir)
     trainer.model.train()
+
+def _save_epoch(trainer: Trainer, run_dir: Path, name: str) -> None:
+    trainer.state.save(run_dir, name, trainer.progress.step)
+    _save_model(trainer, run_dir)
+
+def _model_is_current(trainer: Trainer, run_dir: Path) -> bool:
+    "Does the exported model belong to this step? After a kill between the two files it is an epoch old."
+    try: return Jepa.load(run_dir).steps == trainer.progress.step
+    except JepaError: return False
 
 # %% ../../nbs/31_training.ipynb #310021
 def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Path = False, max_seconds: float | None = None, progress: bool = True) -> TrainResult:
     """Train to `config.steps` in `run_dir`. `resume=True` goes on from the newest valid checkpoint (or starts), a path from that one.
 
-    `max_seconds` stops this session at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130."""
+    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130."""
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config)
@@ -225,7 +243,8 @@ def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Pa
     try:
         with StopRequest() as stop: _loop(trainer, run_dir, log, stop, max_seconds, progress)
     finally: log.close()
-    if stop.signal and trainer.progress.step < config.steps:
+    if trainer.progress.step and not _model_is_current(trainer, run_dir): _save_model(trainer, run_dir)
+    if stop.signal:
         print(f'stopped by {signal.Signals(stop.signal).name} at step {trainer.progress.step}, saved in {run_dir}', file=sys.stderr)
         raise SystemExit(128 + stop.signal)
     p = trainer.progress
