@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url': '', 'lib_path': 'arc_jepa'},
   'syms': { 'arc_jepa.commands': { 'arc_jepa.commands.Benchmark': ('commands.html#benchmark', 'arc_jepa/commands.py'),
+                                   'arc_jepa.commands._answers': ('commands.html#_answers', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._clear_errors': ('commands.html#_clear_errors', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._drawn': ('commands.html#_drawn', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._jepa': ('commands.html#_jepa', 'arc_jepa/commands.py'),
@@ -948,6 +949,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
             'arc_jepa.pilot': { 'arc_jepa.pilot.Pilot': ('pilot.html#pilot', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot.__init__': ('pilot.html#pilot.__init__', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._compile': ('pilot.html#pilot._compile', 'arc_jepa/pilot.py'),
+                                'arc_jepa.pilot.Pilot._damage': ('pilot.html#pilot._damage', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._generate': ('pilot.html#pilot._generate', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._is_done': ('pilot.html#pilot._is_done', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._jepa': ('pilot.html#pilot._jepa', 'arc_jepa/pilot.py'),
@@ -955,6 +957,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'arc_jepa.pilot.Pilot._moved_on': ('pilot.html#pilot._moved_on', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._probe': ('pilot.html#pilot._probe', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._read_before': ('pilot.html#pilot._read_before', 'arc_jepa/pilot.py'),
+                                'arc_jepa.pilot.Pilot._read_started': ('pilot.html#pilot._read_started', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._report': ('pilot.html#pilot._report', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._run_stage': ('pilot.html#pilot._run_stage', 'arc_jepa/pilot.py'),
                                 'arc_jepa.pilot.Pilot._solve': ('pilot.html#pilot._solve', 'arc_jepa/pilot.py'),

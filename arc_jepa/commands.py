@@ -6,6 +6,7 @@
 from __future__ import annotations
 import json
 import os
+import sys
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'Ru
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin by default. On a machine that runs anything else beside, training is then several times slower; asleep they cost nothing. Set before torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+if not sys.stderr.isatty(): os.environ.setdefault('TQDM_MININTERVAL', '5')      # a log file wants a line now and then
 
 app = typer.Typer(name='arc-jepa', no_args_is_help=True, rich_markup_mode='markdown', pretty_exceptions_enable=False, help='Object-centric world models and program search for ARC tasks.')
 
@@ -52,7 +54,9 @@ def _clear_errors():
 def _stop_on_sigterm() -> None:
     "SIGTERM ends the process with 143, after `finally` blocks have run."
     import signal
-    def stop(number, frame): raise SystemExit(143)
+    def stop(number, frame):
+        typer.echo('arc-jepa: stopped by SIGTERM; the same command goes on with the first stage that is not finished', err=True)
+        raise SystemExit(143)
     signal.signal(signal.SIGTERM, stop)
 
 # %% ../nbs/81_commands.ipynb #810007
@@ -113,6 +117,10 @@ def _drawn(task, solution) -> str:
         for k, grid in enumerate(tried): lines += [f'test {i + 1}, attempt {k + 1}: {solution.programs[k]}', terminal_grid(grid)]
     return '\n'.join(lines)
 
+def _answers(solution) -> str:
+    "The attempts as rows of digits."
+    return '\n'.join(f'test {i + 1}, attempt {k + 1}:\n' + '\n'.join(''.join(map(str, row)) for row in grid.tolist()) for i, tried in enumerate(solution.attempts) for k, grid in enumerate(tried))
+
 @app.command(epilog='Example: `arc-jepa solve arc1/training/3428a4f5 --draw`')
 def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, budget: Budget = None, max_nodes: MaxNodes = None,
           draw: Annotated[bool, typer.Option('--draw', help='Draw the task and the attempts.')] = False, as_json: AsJson = False) -> None:
@@ -126,7 +134,7 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
         right = solution.solves(loaded)
         if as_json: typer.echo(json.dumps({**solution.to_json(), 'solved': right}))
         else:
-            if draw: typer.echo(_drawn(loaded, solution))
+            typer.echo(_drawn(loaded, solution) if draw else _answers(solution))
             typer.echo(f'{solution.program or "no program fits all demonstrations"}\n{solution.programs_tested:,} programs tested, {solution.seconds:.2f} CPU-s, {solution.engine}'
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
     if not solution.program: raise typer.Exit(3)
@@ -143,6 +151,8 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
              limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None, as_json: AsJson = False) -> None:
     "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets."
     with _clear_errors():
+        if output and (output.is_dir() or not os.access(next(p for p in output.absolute().parents if p.exists()), os.W_OK)):
+            raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a JSON file')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.evaluation import evaluate as run

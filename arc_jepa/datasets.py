@@ -319,6 +319,7 @@ def load_task(spec: str | os.PathLike) -> Task:   # `arc1/training/00d62c1b`, `t
         return tasks[0]
     parent, slash, id = text.rpartition('/')
     if not slash: raise DatasetError(f'{text}: a task is named as arc1/training/ID, or as a path to its file')
+    if id.endswith(('.json', *_MANIFEST_SUFFIXES)): raise DatasetError(f'{text}: no such file')
     tasks = load_tasks(parent)
     if id not in tasks and parent in DATASET_NAMES:
         for other in DATASET_NAMES:

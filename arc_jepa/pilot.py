@@ -36,11 +36,15 @@ class PilotConfig(Config):
 # %% ../nbs/80_pilot.ipynb #800008
 @contextmanager
 def ticking(label: str, enabled: bool = True):
-    "While the block runs, a line with `label` and the time since it began is redrawn twice a second."
+    "While the block runs, a line with `label` and the time since it began is redrawn twice a second; in a log file it is repeated every nine seconds."
     from tqdm import tqdm
-    bar, over = tqdm(total=None, desc=label, bar_format='{desc} ({elapsed})', disable=not enabled, leave=True, file=sys.stderr), threading.Event()
+    live = sys.stderr.isatty()
+    bar, over, start = tqdm(total=None, desc=label, bar_format='{desc} ({elapsed})', disable=not (enabled and live), leave=True, file=sys.stderr), threading.Event(), time.perf_counter()
+    if enabled and not live: print(label, file=sys.stderr, flush=True)
     def tick():
-        while not over.wait(0.5): bar.refresh()
+        while not over.wait(0.5 if live else 9):
+            if live: bar.refresh()
+            elif enabled: print(f'{label} ({time.perf_counter() - start:.0f} s)', file=sys.stderr, flush=True)
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try: yield
@@ -51,12 +55,14 @@ def ticking(label: str, enabled: bool = True):
 class Pilot:
     "A run directory with its stages; `run()` brings all of them up to date and returns the path of the report."
     def __init__(self, config: PilotConfig, run_dir: Path | str, progress: bool = True):
+        from arc_jepa.datasets import load_tasks
         from arc_jepa.dsl.ops import op_table_hash
         from arc_jepa.generate.generator import GenerateConfig
         from arc_jepa.train.training import TrainConfig
         self.config, self.run_dir, self.progress = config, Path(run_dir), progress
         self.curriculum = load_config(GenerateConfig, config.data)                           # every mistake in a config shows before the first stage
         self.training = load_config(TrainConfig, config.training, config.training_overrides)
+        for name in config.sets: load_tasks(name)
         if not self.curriculum.held_out: raise ValueError(f'{config.data}: held_out is 0; the pilot solves held-out tasks, so the curriculum needs some')
         if self.training.data is None: self.training.data = self.curriculum     # training draws fresh tasks from the curriculum of the manifest
         data, training = self._key(config_hash(self.curriculum), op_table_hash()), self._key(config_hash(self.training), op_table_hash())
@@ -126,19 +132,33 @@ class Pilot:
         try: return {s['name']: s for s in json.loads((self.run_dir/'run.json').read_text())['stages']}
         except (OSError, ValueError, KeyError): return {}
 
+    def _read_started(self) -> str | None: return json.loads((self.run_dir/'run.json').read_text()).get('started')
+
     def _moved_on(self, name: str) -> bool:
         "Was the stage last begun under another key, or is everything to be done again?"
         key = next(stage[2] for stage in self.stages if stage[0] == name)
         return self.fresh or self.before.get(name, {}).get('key', key) != key
 
+    def _damage(self, name: str, file: str) -> str | None:
+        "What is wrong with the files of a finished stage, or None."
+        from arc_jepa.jepa.models import JepaError
+        try:
+            json.loads((self.run_dir/file).read_text())
+            if name == 'train': self._jepa()
+        except (OSError, ValueError, JepaError) as error: return str(error)
+
     def _is_done(self, name: str, key: str, file: str) -> bool:
         row = self.before.get(name, {})
-        return bool(key) and not self.fresh and row.get('status') == 'done' and row.get('key') == key and (self.run_dir/file).is_file()
+        if not key or self.fresh or row.get('status') != 'done' or row.get('key') != key: return False
+        damage = self._damage(name, file)
+        if damage: print(f'{name}: finished before, but {damage}; running it again', file=sys.stderr)
+        return not damage
 
     def run(self, fresh: bool = False) -> Path:
         "Bring all stages up to date (`fresh`: run all of them again) and return the path of the report."
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.fresh, self.before, self.started = fresh, self._read_before(), datetime.now(timezone.utc).isoformat(timespec='seconds')
+        if not fresh and self.before: self.started = self._read_started() or self.started     # the report is about the run that did the work
         save_config(self.config, self.run_dir/'config.yaml')
         rows = [{'name': name, 'title': title, 'key': key, 'seconds': self.before.get(name, {}).get('seconds', 0.0), 'status': 'done' if self._is_done(name, key, file) else 'waiting'}
                 for name, title, key, file, _ in self.stages]
@@ -160,5 +180,5 @@ class Pilot:
             row['status'] = 'failed'
             raise
         finally:
-            row['seconds'] = round(time.perf_counter() - start, 1)
+            row['seconds'] = max(round(time.perf_counter() - start, 1), 0.0 if row['key'] or self.fresh else row['seconds'])   # compiling counts once
             self._state(rows)

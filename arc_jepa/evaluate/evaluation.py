@@ -164,7 +164,7 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
         start = time.process_time()
         priors = guidance.priors([t.hide_test_outputs() for t in tasks_list])
         prior_seconds = time.process_time() - start
-        with tqdm(total=len(tasks_list), desc=f'{name}: {variant}', unit='task', disable=not progress, mininterval=0.5) as bar:
+        with tqdm(total=len(tasks_list), desc=f'{name}: {variant}', unit='task', disable=not progress) as bar:
             solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar)
         summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
     distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None

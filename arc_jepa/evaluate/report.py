@@ -23,12 +23,12 @@ from ..dsl.types import Type
 from ..grid import COLOUR_NAMES, PALETTE, Task, grid_svg, task_html
 
 # %% auto #0
-__all__ = ['SERIES', 'MEASURES', 'FLOORS', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'STYLE',
-           'read_json', 'read_rows', 'as_number', 'count', 'percent', 'duration', 'span', 'escape', 'note_html',
-           'table_html', 'bars_html', 'figure_html', 'legend_above', 'log_axis', 'stages_html', 'data_html',
-           'training_html', 'above_floor', 'retrieval_html', 'sign_test', 'solved', 'found_after_both', 'comparison',
-           'figures_html', 'variants_html', 'distances_html', 'value_html', 'steps_html', 'solved_card', 'failed_card',
-           'spread', 'failures_html', 'solved_html', 'set_html', 'headline_html', 'write_report']
+__all__ = ['SERIES', 'MEASURES', 'FLOORS', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'INTRODUCTION',
+           'STYLE', 'read_json', 'read_rows', 'as_number', 'count', 'percent', 'duration', 'span', 'escape',
+           'note_html', 'table_html', 'bars_html', 'figure_html', 'legend_above', 'log_axis', 'stages_html',
+           'data_html', 'training_html', 'above_floor', 'retrieval_html', 'sign_test', 'solved', 'found_after_both',
+           'comparison', 'figures_html', 'variants_html', 'distances_html', 'value_html', 'steps_html', 'solved_card',
+           'failed_card', 'spread', 'failures_html', 'solved_html', 'set_html', 'headline_html', 'write_report']
 
 # %% ../../nbs/53_report.ipynb #530008
 def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
@@ -516,6 +516,9 @@ def set_html(run_dir: Path, stem: str, data: dict) -> str:
 # %% ../../nbs/53_report.ipynb #530059
 SETS = {'synthetic': 'Held-out generated tasks', 'arc1_training': 'ARC-1 training', 'arc1_evaluation': 'ARC-1 evaluation', 'arc2_training': 'ARC-2 training', 'arc2_evaluation': 'ARC-2 evaluation'}
 EXPECTED = ('synthetic', 'arc1_training', 'arc1_evaluation')
+INTRODUCTION = ('<p>Generated tasks, a network trained on such tasks, and a search for programs that solve tasks. Each task is searched once for each <i>variant</i>, with the same number of programs: '
+                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>meta_guided</b> asks the network what the demonstrations suggest. '
+                'A task is solved when all its test outputs are among two attempts. The cost of a program is given in bits: one bit more is half as likely.</p>')
 
 def _tile(label: str, figure: str, words: str) -> str: return f'<div class="tile"><small>{label}</small><b>{figure}</b><span>{words}</span></div>'
 
@@ -586,13 +589,15 @@ def write_report(run_dir: Path | str) -> Path:
     Whatever is missing or unreadable is named in its place; raises only OSError, when the page cannot be written."""
     run_dir = Path(run_dir)
     run, run_note = read_json(run_dir/'run.json')
-    stems = EXPECTED + tuple(sorted(p.stem for p in (run_dir/'eval').glob('*.json') if p.stem not in EXPECTED))
+    asked = run['config'].get('sets') if isinstance((run or {}).get('config'), dict) else None
+    expected = ('synthetic', *(str(name).replace('/', '_') for name in asked)) if isinstance(asked, list) else EXPECTED
+    stems = expected + tuple(sorted(p.stem for p in (run_dir/'eval').glob('*.json') if p.stem not in expected))
     read = {stem: read_json(run_dir/'eval'/f'{stem}.json') for stem in stems}
     sets = {stem: data for stem, (data, _) in read.items() if data}
     solving = [(re.sub(r'\W', '_', stem), SETS.get(stem, stem), _guarded(lambda: set_html(run_dir, re.sub(r'\W', '_', stem), data)) if data else note_html(note)) for stem, (data, note) in read.items()]
     sections = [('run', 'What was run', note_html(run_note) + _guarded(lambda: stages_html(run or {}))), ('data', 'Data', _guarded(lambda: data_html(run_dir))),
                 ('learning', 'Learning', _guarded(lambda: training_html(run_dir)) + '<h3>Retrieval</h3>' + _guarded(lambda: retrieval_html(run_dir))), *solving]
-    started = f'<p>Started {escape((run or {}).get("started"))}. Intervals are 95 % (Wilson): with 400 tasks about ±4 points, so small differences mean little.</p>'
+    started = INTRODUCTION + f'<p>Started {escape((run or {}).get("started"))}. Intervals are 95 % (Wilson): with 400 tasks about ±4 points, so small differences mean little.</p>'
     versions = ' · '.join(f'{escape(k)} {escape(v)}' for part in ('versions', 'machine') if isinstance((run or {}).get(part), dict) for k, v in run[part].items())
     path = run_dir/'report.html'
     write_atomic(path, _page('arc_jepa: report of a run', started + _guarded(lambda: headline_html(run or {}, sets)), sections, versions or note_html('No versions are recorded.')))

@@ -24,7 +24,7 @@ from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
 from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
 from ..jepa.tokens import tokenizer_hash
-from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state
+from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'TrainConfig', 'learning_rate',
@@ -208,7 +208,7 @@ def _start(trainer: Trainer, run_dir: Path, resume: bool | str | Path) -> None:
         said = f'resumed {taken} at step {trainer.progress.step}' if taken else f'{run_dir}: no checkpoint yet, a new run starts'
         print(said, file=sys.stderr)
     elif checkpoints(run_dir):
-        raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with resume, or choose another directory')
+        raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with --resume (resume=True), or choose another directory')
 
 def _set_aside(checkpoint: Path, taken: Path | None) -> None:
     "A run that goes back to an earlier checkpoint leaves the later ones under another name, or `resume` would find them again."
@@ -257,7 +257,7 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
     config, p = trainer.config, trainer.progress
     began, earlier, every = time.perf_counter(), p.seconds, config.training.steps_per_epoch
     last_time, last_tasks = began, p.tasks
-    with tqdm(total=config.steps, initial=p.step, desc='training', unit='step', mininterval=0.5, disable=not progress, file=sys.stderr) as bar:
+    with tqdm(total=config.steps, initial=p.step, desc='training', unit='step', disable=not progress, file=sys.stderr) as bar:
         while p.step < config.steps and not stop.signal and (max_seconds is None or time.perf_counter() - began < max_seconds):
             losses = trainer.step()
             now = time.perf_counter()
