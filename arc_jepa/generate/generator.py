@@ -449,6 +449,7 @@ def sample_counterfactuals(state, addresses, rule, wanted, takes, gives, n_value
         found += 1
     return found == wanted
 
+# %% ../../nbs/16_generator.ipynb #160034
 @jit
 def sample_training(seed, first, n_tasks, cumulatives, mixture, n_pairs, n_counter, addresses, takes, gives, n_values, values, is_colour, weights, reach, low, high,
                     cells, heights, widths, programs, counter_cells, counter_heights, counter_widths, counter_programs):
@@ -482,7 +483,7 @@ def sample_training(seed, first, n_tasks, cumulatives, mixture, n_pairs, n_count
             counter += 1
     return used, counter_used
 
-# %% ../../nbs/16_generator.ipynb #160033
+# %% ../../nbs/16_generator.ipynb #160035
 @dataclass
 class TaskBatch:
     "Tasks for training: every task has `pairs` pairs, the last one plays the test pair."

@@ -30,7 +30,7 @@ def between(state, low, high):
 
 # %% ../../nbs/15_scenes.ipynb #150008
 @jit
-def _paint_shape(state, target, h, w, top, left, height, width, kind, colour, second):
+def _paint_shape(state, target, w, top, left, height, width, kind, colour, second):
     "Draw one shape into its box; cells outside the grid are never touched because the box lies inside."
     for r in range(height):
         for c in range(width):
@@ -83,7 +83,7 @@ def _scatter(state, target, low, high, palette, n_palette, background, kinds, la
         top, left = draw(state, h - height + 1), draw(state, w - width + 1)
         colour, second = palette[draw(state, n_palette)], palette[draw(state, n_palette)]
         if colour == background or not _free(target, h, w, top, left, height, width, background): continue
-        _paint_shape(state, target, h, w, top, left, height, width, kind, colour, 0 if kind == 1 and draw(state, 3) else second)
+        _paint_shape(state, target, w, top, left, height, width, kind, colour, 0 if kind == 1 and draw(state, 3) else second)
         wanted -= 1
 
 # %% ../../nbs/15_scenes.ipynb #150010
@@ -101,6 +101,7 @@ def _dense(state, target, low, palette, n_palette):
     for i in range(h * w):
         if draw(state, 3) >= black: target[HEADER + i] = palette[draw(state, n_palette)]
 
+# %% ../../nbs/15_scenes.ipynb #150012
 @jit
 def _motif(state, target, low, high, palette, n_palette):
     h, w = _blank(state, target, low, min(high, 16), 0)
@@ -118,7 +119,7 @@ def _motif(state, target, low, high, palette, n_palette):
             for c in range(width): target[HEADER + (top + r) * w + left + c] = colour
 
 @jit
-def _lattice(state, target, low, high, palette, n_palette):
+def _lattice(state, target, palette, n_palette):
     size, rows, cols = between(state, 1, 4), between(state, 2, 4), between(state, 2, 4)
     h, w, line = rows * (size + 1) - 1, cols * (size + 1) - 1, palette[0]
     begin(target, GRID, h, w)
@@ -134,7 +135,7 @@ def _lattice(state, target, low, high, palette, n_palette):
                     target[HEADER + (y * (size + 1) + r) * w + x * (size + 1) + c] = colour if keep else 0
 
 @jit
-def _parts(state, target, low, high, palette, n_palette):
+def _parts(state, target, high, palette, n_palette):
     n, separator, across = between(state, 2, 3), draw(state, 2), draw(state, 2)
     height, width = between(state, 2, max(2, min(high // n, 8))), between(state, 2, max(2, min(high // n, 8)))
     h, w = (height * n + separator * (n - 1), width) if across == 0 else (height, width * n + separator * (n - 1))
@@ -145,6 +146,7 @@ def _parts(state, target, low, high, palette, n_palette):
             colour = palette[min(k + 1, n_palette - 1)] if draw(state, 2) else 0
             target[HEADER + r * w + c] = colour if inside else palette[0]
 
+# %% ../../nbs/15_scenes.ipynb #150014
 @jit
 def _mosaic(state, target, low, high, palette, n_palette):
     h, w = _blank(state, target, low, high, 0)
@@ -161,7 +163,7 @@ def _mosaic(state, target, low, high, palette, n_palette):
             for c in range(width): target[HEADER + (top + r) * w + left + c] = 0
 
 @jit
-def _blocks(state, target, low, high, palette, n_palette):
+def _blocks(state, target, high, palette, n_palette):
     k = between(state, 2, 4)
     rows, cols = between(state, 2, max(2, min(high // k, 6))), between(state, 2, max(2, min(high // k, 6)))
     h, w = rows * k, cols * k
@@ -172,6 +174,7 @@ def _blocks(state, target, low, high, palette, n_palette):
             for r in range(k):
                 for c in range(k): target[HEADER + (y * k + r) * w + x * k + c] = colour
 
+# %% ../../nbs/15_scenes.ipynb #150016
 @jit
 def draw_scene(state, family, low, high, palette, n_palette, target):
     """Write a scene of `family` (an index of `FAMILIES`) to `target` as a grid value.
@@ -181,10 +184,10 @@ def draw_scene(state, family, low, high, palette, n_palette, target):
     elif family == 1: _dots(state, target, low, high, palette, n_palette)
     elif family == 2: _dense(state, target, low, palette, n_palette)
     elif family == 3: _motif(state, target, low, high, palette, n_palette)
-    elif family == 4: _lattice(state, target, low, high, palette, n_palette)
-    elif family == 5: _parts(state, target, low, high, palette, n_palette)
+    elif family == 4: _lattice(state, target, palette, n_palette)
+    elif family == 5: _parts(state, target, high, palette, n_palette)
     elif family == 6: _mosaic(state, target, low, high, palette, n_palette)
-    elif family == 7: _blocks(state, target, low, high, palette, n_palette)
+    elif family == 7: _blocks(state, target, high, palette, n_palette)
     elif family == 8: _scatter(state, target, low, high, palette, n_palette, 0, 0b0001010, 7)
     else: _scatter(state, target, low, high, palette, n_palette, palette[0], 0b1111111, 5)
     finish(target)
