@@ -8,7 +8,7 @@ import numpy as np
 from numba.types import int64
 from ..compiled import BUFFER, jit, shared
 from .types import *
-from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, HEADER, MAX_CELLS, begin, finish, write_number
+from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, HEADER, MAX_CELLS, begin, finish, write_scalar
 
 # %% auto #0
 __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270', 'trim',
@@ -417,19 +417,19 @@ def commonest_everywhere(source, other, target, work, a, b):
 def commonest_colour(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, True, a)
-    return NOT_APPLICABLE if colour < 0 else write_number(target, COLOUR, colour)
+    return NOT_APPLICABLE if colour < 0 else write_scalar(target, COLOUR, colour)
 
 def rarest_colour(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, False, a)
-    return NOT_APPLICABLE if colour < 0 else write_number(target, COLOUR, colour)
+    return NOT_APPLICABLE if colour < 0 else write_scalar(target, COLOUR, colour)
 
 def count_colours(source, other, target, work, a, b):
     _count_colours(source, work)
     work[0] = work[1] = 0
     n = 0
     for colour in range(1, 10): n += work[2 * colour] != 0 or work[2 * colour + 1] != 0
-    return write_number(target, NUMBER, n)
+    return write_scalar(target, NUMBER, n)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110054
 def canvas(source, other, target, work, a, b):

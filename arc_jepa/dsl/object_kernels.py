@@ -9,7 +9,7 @@ from numba.types import int64
 from ..compiled import BUFFER, jit, shared
 from ..objects import label_components, count_holes
 from .types import (GRID, OBJECTS, OBJECT, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, MAX_CELLS,
-                                begin, finish, write_number)
+                                begin, finish, write_scalar)
 from .grid_kernels import _background
 
 # %% auto #0
@@ -738,8 +738,8 @@ def one_cell_each(source, other, target, work, a, b):
     for k in range(n): target[HEADER + k] = _main_colour(source, work, k, 0 if a == 0 else -1)
     return finish(target)
 
-def count(source, other, target, work, a, b): return write_number(target, NUMBER, np.int64(source[3]))
+def count(source, other, target, work, a, b): return write_scalar(target, NUMBER, np.int64(source[3]))
 
 def colour_of(source, other, target, work, a, b):
     measure(source, work)
-    return write_number(target, COLOUR, _main_colour(source, work, 0, 0))
+    return write_scalar(target, COLOUR, _main_colour(source, work, 0, 0))

@@ -58,14 +58,14 @@ UNITS_PER_BIT = 2
 MAX_COST = 63            # of one instruction, in units; anything rarer is as good as impossible
 
 def instruction_costs(instructions: Instructions, prior: np.ndarray | None, floor: float = FLOOR) -> np.ndarray:
-    """int64[8, I]: cost of each instruction from each type, −1 where the type does not fit.
+    """int64[len(Type) + 1, I]: cost of each instruction from each type, −1 where the type does not fit.
 
     `prior` float[N_OPS]: probability of each operation for this task (any positive scale); None is uniform."""
     prior = np.ones(N_OPS) if prior is None else np.asarray(prior, float)
     if prior.shape != (N_OPS,): raise ValueError(f'a prior has one entry an operation number: {N_OPS}, not {prior.shape}')
-    costs = np.full((8, len(instructions.op)), -1, np.int64)
+    costs = np.full((len(Type) + 1, len(instructions.op)), -1, np.int64)
     usable = set(instructions.op.tolist())
-    for kind in (Type.grid, Type.objects, Type.object, Type.colour, Type.number):
+    for kind in Type:
         ops = np.array([op.number for op in OPS if kind in op.takes and op.number in usable], np.int64)
         if not len(ops): continue                   # an all-black task has no colour to make a bar of
         p = np.zeros(N_OPS)
@@ -209,7 +209,7 @@ def _menu(instructions: Instructions, costs: np.ndarray) -> Menu:
     "Instructions in the order of their cost, for each type."
     by_cost = np.argsort(np.where(costs < 0, MAX_COST + 1, costs), axis=1, kind='stable')
     counts = np.stack([np.bincount(row[row >= 0], minlength=MAX_COST + 2)[:MAX_COST + 2] for row in costs])
-    return Menu(instructions.op, instructions.arguments, instructions.operand, by_cost, np.concatenate([np.zeros((8, 1), np.int64), np.cumsum(counts, 1)], 1))
+    return Menu(instructions.op, instructions.arguments, instructions.operand, by_cost, np.concatenate([np.zeros((len(costs), 1), np.int64), np.cumsum(counts, 1)], 1))
 
 def _goal(task: Task) -> Goal:
     outputs = [from_grid(p.output) for p in task.demonstrations]
