@@ -4,48 +4,62 @@
 
 # %% ../../nbs/17_program.ipynb #170003
 from __future__ import annotations
-import difflib
+import difflib, html
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from ..compiled import call_kernel, jit, pointer
-from .ops import OP_BY_NAME, OPS, Op, op_addresses
-from .types import OK, Status, Type, VALUE_BYTES, WORK_BYTES, from_grid, to_python
+from ..compiled import PACKAGE, call_kernel, jit, pointer
+from ..grid import Pair, Task, grid_svg
+from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPair, op_addresses
+from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, hash_words, read_scalar, same_value, to_python, value_bytes)
 
 # %% auto #0
-__all__ = ['MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'Step', 'Program', 'ProgramError', 'parse', 'to_array',
-           'from_array', 'Failure', 'run_program']
+__all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'MAX_ROUNDS', 'MAX_INSTRUCTIONS', 'APPLY',
+           'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED', 'OBJECT', 'PASTE', 'SCORE', 'KEEP',
+           'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'has_array_form', 'to_array', 'from_array',
+           'Instruction', 'Code', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value', 'run_program',
+           'run_on_task', 'reproduces']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
 class Step:
-    "One operation with its literal arguments and, where it takes a second grid, the program that makes it."
+    "One operation with its arguments: an integer for a literal, a `Program` for what is computed."
     op: Op
-    arguments: tuple[int, ...] = ()
-    operand: Program | None = None
+    arguments: tuple[int | Program, ...] = ()
 
     def __str__(self) -> str:
         values = list(zip(self.op.parameters, self.arguments))
-        while values and values[-1][0].default == values[-1][1]: values.pop()
-        texts = [p.text(v) for p, v in values] + ([str(self.operand)] if self.op.operand else [])
+        while values and values[-1][0].default is not None and values[-1][0].default == values[-1][1]: values.pop()
+        texts = [str(v) if isinstance(v, Program) else p.text(v) for p, v in values]
         return self.op.name + (f'({", ".join(texts)})' if texts else '')
+
+    @property
+    def programs(self) -> tuple[Program, ...]: return tuple(a for a in self.arguments if isinstance(a, Program))
+
+STARTS = ('', 'input', 'next')
 
 @dataclass(frozen=True)
 class Program:
-    "A chain of steps; `from_input` marks an operand that starts again from the program's input."
+    "A chain of steps. `start`: the value at hand (''), the input of the whole program ('input'), or the next object of a fold ('next')."
     steps: tuple[Step, ...]
-    from_input: bool = False
+    start: str = ''
 
-    def __str__(self) -> str: return ' | '.join(['input'] * (self.from_input or not self.steps) + [str(s) for s in self.steps])
-    def __len__(self) -> int: return sum(1 + (len(s.operand) if s.operand else 0) for s in self.steps)
-    def __add__(self, other: Program) -> Program: return Program(self.steps + other.steps, self.from_input)
+    def __str__(self) -> str: return ' | '.join([self.start or 'input'] * bool(self.start or not self.steps) + [str(s) for s in self.steps])
+    def __len__(self) -> int: return sum(1 + sum(map(len, s.programs)) for s in self.steps)
+    def __add__(self, other: Program) -> Program: return Program(self.steps + other.steps, self.start)
 
     @property
     def gives(self) -> Type: return self.steps[-1].op.gives if self.steps else Type.grid
+    @property
+    def signature(self) -> str: return f'grid → {self.gives.name}'
 
 # %% ../../nbs/17_program.ipynb #170007
 class ProgramError(ValueError):
-    "A program text that does not parse or does not type-check; the message shows the place."
+    "A program text that does not parse or does not type-check; the message shows the place, `position` is it."
     def __init__(self, text: str, at: int, problem: str):
         self.position = at
         shown, caret = (text, at) if len(text) <= 200 else (text[max(at - 60, 0):at + 60], min(at, 60))
@@ -57,7 +71,8 @@ def _suggest(word: str, known) -> str:
     near = difflib.get_close_matches(word, list(known), 1)
     return f'; did you mean {near[0]!r}?' if near else ''
 
-class _Parser:
+class _Reader:
+    "Where the parser is in a text, and the tokens there."
     def __init__(self, text: str): self.text, self.at = text, 0
 
     def fail(self, problem: str, at: int | None = None): raise ProgramError(self.text, self.at if at is None else at, problem)
@@ -69,6 +84,10 @@ class _Parser:
         self.blanks()
         return self.text[self.at:self.at + 1]
 
+    def expect(self, mark: str, problem: str):
+        if self.peek() != mark: self.fail(problem)
+        self.at += 1
+
     def word(self) -> tuple[str, int]:
         "Letters, digits, `_` and `:`; returns the word and where it starts."
         self.blanks()
@@ -77,60 +96,62 @@ class _Parser:
         if self.at == start: self.fail(f'expected a name, found {self.text[start:start + 1] or "the end"!r}')
         return self.text[start:self.at], start
 
-    def chain(self, takes: Type, depth: int) -> Program:
+# %% ../../nbs/17_program.ipynb #170018
+class _Parser(_Reader):
+    def chain(self, kind: Type, depth: int, has_next: bool = False) -> Program:
         if depth > MAX_NESTING: self.fail(f'nested deeper than {MAX_NESTING}')
-        steps, from_input, kind = [], False, takes
+        steps, begin = [], ''
         while True:
             start = (self.blanks(), self.at)[1]
             name, _ = self.word()
-            if name == 'input':
-                if steps: self.fail('`input` can only begin a chain', start)
-                from_input, kind = True, Type.grid
+            if name in STARTS:
+                if steps or begin: self.fail(f'`{name}` can only begin a chain', start)
+                if name == 'next' and not has_next: self.fail('`next` is the next object in a fold, and this is none', start)
+                begin, kind = name, Type.grid
             else:
-                steps.append(self.step(name, start, kind, depth))
+                steps.append(self.step(name, start, kind, depth, has_next))
                 kind = steps[-1].op.gives
             if len(steps) > MAX_STEPS: self.fail(f'more than {MAX_STEPS} steps', start)
             if self.peek() != '|': break
             self.at += 1
-        return Program(tuple(steps), from_input and depth > 0)
+        return Program(tuple(steps), begin if depth else '')
 
-    def step(self, name: str, start: int, kind: Type, depth: int) -> Step:
+    def step(self, name: str, start: int, kind: Type, depth: int, has_next: bool) -> Step:
         if name not in OP_BY_NAME: self.fail(f'no operation {name[:60]!r}' + _suggest(name, OP_BY_NAME), start)
         op = OP_BY_NAME[name]
         if kind not in op.takes: self.fail(f'{name} takes {" or ".join(t.name for t in op.takes)}, but gets {kind.name}; {op.signature}', start)
-        arguments, operand, parentheses = [], None, self.peek() == '('
+        arguments, parentheses = [], self.peek() == '('
         if parentheses: self.at += 1
         for i, parameter in enumerate(op.parameters):
             if not parentheses or self.peek() == ')':
                 if parameter.default is None: self.fail(f'{name} needs {len(op.parameters)} argument(s); {op.signature}', start if not parentheses else None)
                 arguments.append(parameter.default)
                 continue
-            if i: self.comma()
-            arguments.append(self.argument(op, parameter))
-        if op.operand:
-            if not parentheses: self.fail(f'{name} needs a second grid, such as {name}(flip_left_right)', start)
-            operand = self.chain(kind, depth + 1)
-            if operand.gives is not Type.grid: self.fail(f'the second grid of {name} is {operand.gives.name}')
-        if parentheses:
-            if self.peek() != ')': self.fail(f'expected ")" after the arguments of {name}; {op.signature}')
-            self.at += 1
-        return Step(op, tuple(arguments), operand)
+            if i: self.expect(',', 'expected "," or ")"')
+            arguments.append(self.argument(op, parameter, kind, depth, has_next))
+        if parentheses: self.expect(')', f'expected ")" after the arguments of {name}; {op.signature}')
+        return Step(op, tuple(arguments))
 
-    def comma(self):
-        if self.peek() != ',': self.fail('expected "," or ")"')
-        self.at += 1
-
-    def argument(self, op: Op, parameter) -> int:
+    def argument(self, op: Op, parameter, kind: Type, depth: int, has_next: bool) -> int | Program:
+        if isinstance(parameter, Operand): return self.program(op, parameter.kind, parameter.accepts, kind, depth, has_next)
+        if isinstance(parameter, Body): return self.program(op, parameter.kind, (parameter.gives,), Type.grid, depth, has_next or parameter.has_next)
         text, start = self.word()
-        if parameter.kind == 'colour map':
+        if isinstance(parameter, ColourMap):
             while self.peek() not in (')', ',', ''): text += ' ' + self.word()[0]
         value = parameter.value(text)
-        if value is None:
-            names = [n for n in getattr(parameter, 'names', ()) if n]
-            expected = f'one of {", ".join(names) if len(names) < 20 else f"{names[0]} to {names[-1]}"}' if names else 'changes such as blue:red'
-            self.fail(f'{text[:60]!r} is no {parameter.kind} for {op.name}: {expected}' + _suggest(text, names), start)
-        return value
+        if value is not None: return value
+        if parameter.type and (text in OP_BY_NAME or text in STARTS):
+            self.at = start
+            return self.program(op, parameter.kind, (parameter.type,), kind, depth, has_next)
+        self.fail(f'{text[:60]!r} is no {parameter.kind} for {op.name}: {parameter.expected}' + _suggest(text, filter(None, parameter.names)), start)
 
+    def program(self, op: Op, what: str, accepts: Sequence[Type], kind: Type, depth: int, has_next: bool) -> Program:
+        start = (self.blanks(), self.at)[1]
+        program = self.chain(kind, depth + 1, has_next)
+        if program.gives not in accepts: self.fail(f'the {what} of {op.name} is to be {" or ".join(t.name for t in accepts)}, but this gives {program.gives.name}', start)
+        return program
+
+# %% ../../nbs/17_program.ipynb #170019
 def parse(text: str) -> Program:
     """The program that `text` says, type-checked from a grid. `parse(str(p)) == p`.
 
@@ -145,13 +166,15 @@ def parse(text: str) -> Program:
 # %% ../../nbs/17_program.ipynb #170012
 MAX_STEPS_IN_ARRAY = 6
 
+def has_array_form(op: Op) -> bool: return all(p.searched for p in op.parameters if p in op.scalars) and not op.operand and not op.is_control
+
 def to_array(program: Program) -> np.ndarray:
-    "int16[6, 3]: (number, first argument, second argument) a step, padded with (0, −1, −1)."
+    "int16[6, 3]: (number, first argument, second argument) a step, padded with (0, −1, −1). Raises ValueError for a program that does not fit."
     if len(program.steps) > MAX_STEPS_IN_ARRAY: raise ValueError(f'{program}: more than {MAX_STEPS_IN_ARRAY} steps')
     array = np.full((MAX_STEPS_IN_ARRAY, 3), -1, np.int16)
     array[:, 0] = 0
     for i, step in enumerate(program.steps):
-        if step.operand or any(a > 63 for a in step.arguments): raise ValueError(f'step {step} of {program} has no array form')
+        if step.programs or not has_array_form(step.op): raise ValueError(f'step {step} of {program} has no array form')
         array[i, :1 + len(step.arguments)] = step.op.number, *step.arguments
     return array
 
@@ -164,6 +187,266 @@ def from_array(array: np.ndarray) -> Program:
         steps.append(Step(op, tuple(arguments[:len(op.parameters)])))
     return Program(tuple(steps))
 
+# %% ../../nbs/17_program.ipynb #170021
+MAX_ROUNDS = 40                 # of one `repeat`
+MAX_INSTRUCTIONS = 20_000       # of one run: nested loops could go on for hours
+
+APPLY, COPY, JUMP, JUMP_UNLESS, JUMP_IF_SAME, START, COUNT, MOVED, OBJECT, PASTE, SCORE, KEEP, PICK = range(13)
+
+class Instruction(NamedTuple):
+    "One row of code. `a_from`, `b_from`: registers that hold computed scalars, −1 for a literal. `loop` counts an iteration, `on_failure` and `jump` are rows."
+    what: int
+    source: int = 0
+    target: int = 0
+    other: int = 0
+    op: int = 0
+    a: int = 0
+    b: int = 0
+    a_from: int = -1
+    b_from: int = -1
+    loop: int = 0
+    jump: int = -1
+    on_failure: int = -1
+
+class Code(NamedTuple):
+    "A compiled program: `rows` int64[n, 12] (the fields of `Instruction`), the step behind each row, the register of the result, and how many registers and loops it uses."
+    rows: np.ndarray
+    steps: tuple[Step | None, ...]
+    result: int
+    n_registers: int
+    n_loops: int
+
+# %% ../../nbs/17_program.ipynb #170023
+class _Assembler:
+    def __init__(self): self.rows, self.steps, self.n_registers, self.n_loops = [], [], 1, 0
+
+    def emit(self, what: int, step: Step | None = None, **fields) -> int:
+        self.rows.append(Instruction(what, **fields))
+        self.steps.append(step)
+        self.n_registers = max(self.n_registers, 1 + max(self.rows[-1][1:4]))
+        return len(self.rows) - 1
+
+    def land(self, *rows: int, field: str = 'jump'):
+        "Let these rows lead to the next instruction."
+        for row in rows: self.rows[row] = self.rows[row]._replace(**{field: len(self.rows)})
+
+    def failing(self, first: int) -> list[int]:
+        "Rows from `first` on whose failure has no place to go yet."
+        return [row for row in range(first, len(self.rows)) if self.rows[row].on_failure < 0]
+
+    def loop(self) -> int:
+        self.n_loops += 1
+        return self.n_loops - 1
+
+    def chain(self, program: Program, at: int, following: int, free: int) -> int:
+        "Code for a chain on register `at`, with registers from `free` on at its disposal and the next object in `following`; returns the register of the result."
+        at = {'': at, 'input': 0, 'next': following}[program.start]
+        for step in program.steps:
+            target = free + (at == free)
+            if step.op.is_control: getattr(self, '_' + step.op.name)(step, at, target, following, free + 2)
+            else: self.apply(step, at, target, following, free + 2)
+            at = target
+        return at
+
+    def apply(self, step: Step, at: int, target: int, following: int, free: int):
+        scalars, places, other, k = [0, 0], [-1, -1], at, 0
+        for parameter, argument in zip(step.op.parameters, step.arguments):
+            register = self.chain(argument, at, following, free) if isinstance(argument, Program) else -1
+            free = max(free, register + 1)                  # what was computed stays until it is used
+            if isinstance(parameter, Operand): other = register
+            else:
+                scalars[k], places[k] = (0, register) if register >= 0 else (argument, -1)
+                k += 1
+        self.emit(APPLY, step, source=at, target=target, other=other, op=step.op.number, a=scalars[0], b=scalars[1], a_from=places[0], b_from=places[1])
+
+# %% ../../nbs/17_program.ipynb #170025
+class _Control(_Assembler):
+    "The patterns; `at` is the value at hand, `target` where the result goes, registers from `free` on may be used."
+    def _if(self, step: Step, at: int, target: int, following: int, free: int):
+        predicate, then, otherwise = step.arguments
+        first = len(self.rows)
+        skip, failing = self.emit(JUMP_UNLESS, step, source=self.chain(predicate, at, following, free)), self.failing(first)
+        self.emit(COPY, step, source=self.chain(then, at, following, free), target=target)
+        end = self.emit(JUMP, step)
+        self.land(skip)
+        self.land(*failing, field='on_failure')
+        self.emit(COPY, step, source=self.chain(otherwise, at, following, free), target=target)
+        self.land(end)
+
+    def _repeat(self, step: Step, at: int, target: int, following: int, free: int):
+        loop = self.loop()
+        self.emit(COPY, step, source=at, target=target)
+        self.emit(START, step, loop=loop)
+        again = len(self.rows)                              # a round that fails leaves `target` as the last one made it
+        result, failing = self.chain(step.arguments[0], target, following, free), self.failing(again)
+        stable = self.emit(JUMP_IF_SAME, step, source=result, other=target)
+        self.emit(COPY, step, source=result, target=target)
+        self.emit(COUNT, step, loop=loop, a=MAX_ROUNDS)
+        self.emit(JUMP, step, jump=again)
+        self.land(stable)
+        self.land(*failing, field='on_failure')
+        self.emit(MOVED, step, loop=loop)
+
+    def each(self, step: Step, at: int, crop: int, body) -> int:
+        "Code that runs `body` (which emits code) on each object of `at`, cropped to register `crop`; returns the loop's number."
+        loop = self.loop()
+        self.emit(START, step, loop=loop)
+        again = self.emit(OBJECT, step, source=at, target=crop, loop=loop)
+        body(loop)
+        self.emit(COUNT, step, loop=loop, a=MAX_OBJECTS)
+        self.emit(JUMP, step, jump=again)
+        self.land(again)
+        return loop
+
+    def _map(self, step: Step, at: int, target: int, following: int, free: int):
+        self.emit(APPLY, step, source=at, target=target, other=at, op=OP_BY_NAME['erase'].number)
+        self.each(step, at, free, lambda loop: self.emit(PASTE, step, source=self.chain(step.arguments[0], free, following, free + 1), other=at, target=target, loop=loop))
+
+    def _score(self, step: Step, at: int, following: int, free: int, may_fail: bool) -> int:
+        "Code that notes for each object what the program gives on its crop; with `may_fail`, 0 where it does not apply."
+        def body(loop):
+            first = self.emit(SCORE, step, source=-1, loop=loop)
+            self.emit(SCORE, step, source=self.chain(step.arguments[0], free, following, free + 1), loop=loop)
+            if may_fail: self.land(*self.failing(first), field='on_failure')
+        return self.each(step, at, free, body)
+
+    def _filter(self, step: Step, at: int, target: int, following: int, free: int):
+        self.emit(KEEP, step, source=at, target=target, loop=self._score(step, at, following, free, True))
+
+    def _largest_by(self, step: Step, at: int, target: int, following: int, free: int):
+        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, following, free, False), a=1)
+
+    def _smallest_by(self, step: Step, at: int, target: int, following: int, free: int):
+        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, following, free, False), a=0)
+
+    def _fold(self, step: Step, at: int, target: int, following: int, free: int):
+        def body(loop):
+            skip = self.emit(MOVED, step, loop=loop)        # fails for the first object, whose crop is the start
+            self.emit(COPY, step, source=self.chain(step.arguments[0], target, free, free + 1), target=target)
+            end = self.emit(JUMP, step)
+            self.land(skip, field='on_failure')
+            self.emit(COPY, step, source=free, target=target)
+            self.land(end)
+        self.each(step, at, free, body)
+
+@lru_cache(maxsize=4096)
+def assemble(program: Program) -> Code:
+    "The machine code of a program."
+    assembler = _Control()
+    result = assembler.chain(program, 0, 0, 1)
+    return Code(np.array(assembler.rows, np.int64).reshape(-1, len(Instruction._fields)), tuple(assembler.steps), result, assembler.n_registers + 1, max(assembler.n_loops, 1))
+
+# %% ../../nbs/17_program.ipynb #170026
+_PICK, _CROP = OP_BY_NAME['pick_nth'].number, OP_BY_NAME['crop'].number
+
+@jit
+def _copy(source, target):
+    for i in range(value_bytes(source)): target[i] = source[i]
+
+@jit
+def _paste(patch, objects, k, target):
+    "Paint the cells of `patch` that are not black onto `target`, the upper left corner where the box of object k begins; what does not fit is cut off."
+    h, w, top, left = np.int64(objects[1]), np.int64(objects[2]), -1, 64
+    for i in range(h * w):
+        if objects[HEADER + h * w + i] == k + 1:
+            if top < 0: top = i // w
+            left = min(left, i % w)
+    for r in range(min(np.int64(patch[1]), h - top)):
+        for c in range(min(np.int64(patch[2]), w - left)):
+            colour = patch[HEADER + r * np.int64(patch[2]) + c]
+            if colour: target[HEADER + (top + r) * w + left + c] = colour
+
+@jit
+def _keep(source, scores, target):
+    "The objects k with `scores[k]`, numbered anew; not applicable if none or all are kept."
+    n, cells, kept = np.int64(source[3]), np.int64(source[1]) * np.int64(source[2]), 0
+    for k in range(n):
+        if scores[k]:
+            kept += 1
+            scores[k] = kept
+    if kept == 0 or kept == n: return NOT_APPLICABLE
+    begin(target, OBJECTS, np.int64(source[1]), np.int64(source[2]))
+    for i in range(cells):
+        label = np.int64(source[HEADER + cells + i])
+        target[HEADER + i], target[HEADER + cells + i] = source[HEADER + i], scores[label - 1] if label else 0
+    target[3] = kept
+    return finish(target)
+
+@jit
+def _best(scores, n, largest):
+    best = 0
+    for k in range(1, n):
+        if (scores[k] > scores[best]) if largest else (scores[k] < scores[best]): best = k
+    return best
+
+# %% ../../nbs/17_program.ipynb #170027
+class Machine(NamedTuple):
+    "What every program runs on: kernel addresses by operation number, and the smallest and largest computed value that each scalar argument admits, int64[N_OPS, 2]."
+    addresses: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+
+@lru_cache(maxsize=1)
+def machine() -> Machine:
+    "The machine of this process; compiles what has not been compiled on this computer before."
+    bounds = np.zeros((2, N_OPS, 2), np.int64)
+    for op in OPS: bounds[:, op.number, :len(op.scalars)] = [[p.lowest for p in op.scalars], [p.highest for p in op.scalars]]
+    return Machine(op_addresses(), *bounds)
+
+@jit
+def _call(machine, row, registers, work):
+    "Apply the kernel of an instruction; its status."
+    op, scalars = row[4], (row[5], row[6])
+    a, b = scalars
+    if row[7] >= 0: a = read_scalar(registers[row[7]])
+    if row[8] >= 0: b = read_scalar(registers[row[8]])
+    if row[7] >= 0 and not machine.lowest[op, 0] <= a <= machine.highest[op, 0]: return NOT_APPLICABLE
+    if row[8] >= 0 and not machine.lowest[op, 1] <= b <= machine.highest[op, 1]: return NOT_APPLICABLE
+    return call_kernel(machine.addresses[op], pointer(registers[row[1]], 0), pointer(registers[row[3]], 0), pointer(registers[row[2]], 0), pointer(work, 0), a, b)
+
+@jit
+def _crop(machine, objects, k, scratch, target, work):
+    "The crop of object k; its status."
+    status = call_kernel(machine.addresses[_PICK], pointer(objects, 0), pointer(objects, 0), pointer(scratch, 0), pointer(work, 0), k + 1, 0)
+    if status != OK: return status
+    return call_kernel(machine.addresses[_CROP], pointer(scratch, 0), pointer(scratch, 0), pointer(target, 0), pointer(work, 0), 0, 0)
+
+@jit
+def execute(rows, machine, registers, loops, scores, work):
+    """Run code on the value in `registers[0]`; returns (status, row that failed). The result is in the register that `Code.result` names.
+
+    `registers` uint8[n_registers, VALUE_BYTES], the last one for scratch, `loops` int64[n_loops], `scores` int64[n_loops, MAX_OBJECTS], `work` uint8[WORK_BYTES]; their contents do not matter."""
+    at, budget = 0, MAX_INSTRUCTIONS
+    while at < len(rows):
+        row, status, to = rows[at], OK, at + 1
+        what, source, loop = row[0], row[1], row[9]
+        budget -= 1
+        if budget < 0: return TOO_LONG, at
+        if what == APPLY: status = _call(machine, row, registers, work)
+        elif what == COPY: _copy(registers[source], registers[row[2]])
+        elif what == JUMP: to = row[10]
+        elif what == JUMP_UNLESS: to = to if read_scalar(registers[source]) else row[10]
+        elif what == JUMP_IF_SAME: to = row[10] if same_value(registers[source], registers[row[3]]) else to
+        elif what == START: loops[loop] = 0
+        elif what == COUNT:
+            loops[loop] += 1
+            if loops[loop] > row[5]: status = TOO_LONG
+        elif what == MOVED: status = OK if loops[loop] else NOT_APPLICABLE
+        elif what == OBJECT:
+            if loops[loop] == np.int64(registers[source][3]): to = row[10]
+            else: status = _crop(machine, registers[source], loops[loop], registers[-1], registers[row[2]], work)
+        elif what == PASTE: _paste(registers[source], registers[row[3]], loops[loop], registers[row[2]])
+        elif what == SCORE: scores[loop, loops[loop]] = 0 if source < 0 else read_scalar(registers[source])
+        elif what == KEEP: status = _keep(registers[source], scores[loop], registers[row[2]])
+        else:
+            best = _best(scores[loop], np.int64(registers[source][3]), row[5])
+            status = call_kernel(machine.addresses[_PICK], pointer(registers[source], 0), pointer(registers[source], 0), pointer(registers[row[2]], 0), pointer(work, 0), best + 1, 0)
+        if status != OK:
+            if row[11] < 0: return status, at
+            to = row[11]
+        at = to
+    return OK, at
+
 # %% ../../nbs/17_program.ipynb #170015
 @dataclass(frozen=True)
 class Failure:
@@ -173,31 +456,28 @@ class Failure:
     def __bool__(self) -> bool: return False
     def __str__(self) -> str: return f'{self.step}: {self.status.name.replace("_", " ")}'
 
-@jit
-def _apply(address, source, other, target, work, a, b):
-    return call_kernel(address, pointer(source, 0), pointer(other, 0), pointer(target, 0), pointer(work, 0), a, b)
-
-def _run(program: Program, value: np.ndarray, start: np.ndarray, work: np.ndarray):
-    "Value (flat) after the steps of `program`, or a `Failure`; `start` is the program's input."
-    addresses = op_addresses()
-    for step in program.steps:
-        other = value
-        if step.operand is not None:
-            other = _run(step.operand, start if step.operand.from_input else value, start, work)
-            if isinstance(other, Failure): return other
-        target = np.empty(VALUE_BYTES, np.uint8)
-        a, b = (step.arguments + (0, 0))[:2]
-        status = _apply(addresses[step.op.number], value, other, target, work, a, b)
-        if status != OK: return Failure(step, Status(status))
-        value = target
-    return value
+def run_value(program: Program, value: np.ndarray) -> np.ndarray | Failure:
+    "The flat value that `program` makes of a flat grid value, or a `Failure`."
+    code = assemble(program)
+    registers, loops, scores = np.empty((code.n_registers, VALUE_BYTES), np.uint8), np.empty(code.n_loops, np.int64), np.empty((code.n_loops, MAX_OBJECTS), np.int64)
+    registers[0, :len(value)] = value
+    status, row = execute(code.rows, machine(), registers, loops, scores, np.empty(WORK_BYTES, np.uint8))
+    return registers[code.result].copy() if status == OK else Failure(code.steps[row], Status(status))
 
 def run_program(program: Program | str | np.ndarray, grid: np.ndarray):
-    """Result of `program` (an object, text or an int16[6, 3] array) on `grid` (H×W): a grid, (cells, labels) for objects, an int, or a `Failure`.
+    """Result of `program` (an object, text or an int16[6, 3] array) on `grid` (H×W), as `to_python` gives it: a grid, (cells, labels) for objects, a mask, a scalar; or a `Failure`.
 
     Raises `ProgramError` for text that is no program and `GridError` for what is no grid; a program that does not apply is not an error."""
     if isinstance(program, str): program = parse(program)
     elif isinstance(program, np.ndarray): program = from_array(program)
-    start = from_grid(grid)
-    value = _run(program, start, start, np.empty(WORK_BYTES, np.uint8))
+    value = run_value(program, from_grid(grid))
     return value if isinstance(value, Failure) else to_python(value)
+
+def run_on_task(program: Program | str, task: Task) -> list:
+    "Results of `program` on the inputs of all pairs of `task`, demonstrations first."
+    program = parse(program) if isinstance(program, str) else program
+    return [run_program(program, pair.input) for pair in task.demonstrations + task.tests]
+
+def reproduces(program: Program | str, task: Task) -> bool:
+    "Does `program` give the output of every pair of `task` whose output is known?"
+    return all(pair.output is None or (isinstance(result, np.ndarray) and np.array_equal(result, pair.output)) for pair, result in zip(task.demonstrations + task.tests, run_on_task(program, task)))

@@ -15,17 +15,17 @@ class Type(IntEnum):
 
 class Status(IntEnum):
     "What a kernel returns. Failures are ordinary results: the search drops the state and goes on."
-    ok, not_applicable, too_large, too_many_objects = 0, 1, 2, 3
+    ok, not_applicable, too_large, too_many_objects, too_long = range(5)
 
 # %% auto #0
 __all__ = ['GRID', 'OBJECTS', 'OBJECT', 'COLOUR', 'NUMBER', 'MASK', 'BOOLEAN', 'SIZE', 'POSITION', 'DIRECTION', 'OK',
-           'NOT_APPLICABLE', 'TOO_LARGE', 'TOO_MANY_OBJECTS', 'DIRECTIONS', 'HEADER', 'MAX_CELLS', 'MAX_OBJECTS',
-           'VALUE_BYTES', 'WORK_BYTES', 'Type', 'Status', 'begin', 'value_bytes', 'finish', 'write_scalar',
-           'read_scalar', 'row_step', 'column_step', 'from_grid', 'to_python', 'mix64', 'hash_words']
+           'NOT_APPLICABLE', 'TOO_LARGE', 'TOO_MANY_OBJECTS', 'TOO_LONG', 'DIRECTIONS', 'HEADER', 'MAX_CELLS',
+           'MAX_OBJECTS', 'VALUE_BYTES', 'WORK_BYTES', 'Type', 'Status', 'begin', 'value_bytes', 'finish', 'same_value',
+           'write_scalar', 'read_scalar', 'row_step', 'column_step', 'from_grid', 'to_python', 'mix64', 'hash_words']
 
 # %% ../../nbs/10_types.ipynb #100005
 GRID, OBJECTS, OBJECT, COLOUR, NUMBER, MASK, BOOLEAN, SIZE, POSITION, DIRECTION = (np.int64(t) for t in Type)
-OK, NOT_APPLICABLE, TOO_LARGE, TOO_MANY_OBJECTS = (np.int64(s) for s in Status)
+OK, NOT_APPLICABLE, TOO_LARGE, TOO_MANY_OBJECTS, TOO_LONG = (np.int64(s) for s in Status)
 DIRECTIONS = ('up', 'down', 'left', 'right', 'up_left', 'up_right', 'down_left', 'down_right')
 HEADER = 8
 MAX_CELLS = MAX_SIDE * MAX_SIDE
@@ -60,6 +60,15 @@ def finish(target):
     used = _planes(target)
     for i in range(HEADER + used, HEADER + ((used + 7) & ~7)): target[i] = 0
     return OK
+
+@jit
+def same_value(a, b):
+    "Are two values equal, byte by byte?"
+    n = value_bytes(a)
+    if n != value_bytes(b): return False
+    for i in range(n):
+        if a[i] != b[i]: return False
+    return True
 
 @jit
 def write_scalar(target, kind, number):
