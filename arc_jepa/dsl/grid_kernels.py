@@ -8,19 +8,20 @@ import numpy as np
 from numba.types import int64
 from ..compiled import BUFFER, jit, shared
 from .types import *
-from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, HEADER, MAX_CELLS, begin, finish, write_scalar
+from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, HEADER, MAX_CELLS, begin, finish, write_scalar, row_step, column_step
 
 # %% auto #0
 __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270', 'trim',
-           'crop_to_colour', 'half', 'peel', 'squeeze', 'drop_lines', 'shrink', 'scale', 'stretch_down',
-           'stretch_right', 'scale_by_colours', 'tile', 'mirror', 'kaleidoscope', 'kaleidoscope_inward',
+           'crop_to_colour', 'half', 'peel', 'quarter', 'squeeze', 'drop_lines', 'shrink', 'drop_repeats', 'scale',
+           'stretch_down', 'stretch_right', 'scale_by_colours', 'tile', 'mirror', 'kaleidoscope', 'kaleidoscope_inward',
            'mirror_tile_3', 'pinwheel', 'frame', 'fractal', 'fractal_inverse', 'fractal_commonest', 'identity',
            'recolour_all', 'replace', 'swap', 'keep_colour', 'map_colours', 'invert', 'keep_commonest', 'keep_rarest',
            'all_to_commonest', 'all_to_rarest', 'commonest_to_black', 'commonest_everywhere', 'commonest_colour',
-           'rarest_colour', 'count_colours', 'canvas', 'bar', 'diagonal', 'rays_horizontal', 'rays_vertical',
-           'rays_straight', 'rays_diagonal', 'rays_blocked', 'ray', 'connect', 'gravity', 'shift', 'repair_symmetry',
-           'repair_tiling', 'smallest_tile', 'symmetrise', 'remove_noise', 'smooth', 'fill_holes', 'outline',
-           'fill_background', 'sort_lines', 'beside', 'above', 'under', 'where_equal']
+           'rarest_colour', 'count_colours', 'canvas', 'bar', 'diagonal', 'bars', 'rays_horizontal', 'rays_vertical',
+           'rays_straight', 'rays_diagonal', 'rays_blocked', 'ray', 'connect', 'bridge', 'gravity', 'shift',
+           'repair_symmetry', 'repair_tiling', 'smallest_tile', 'symmetrise', 'complete_diagonal', 'complete_rotation',
+           'remove_noise', 'smooth', 'fill_holes', 'flood', 'hollow', 'outline', 'fill_background', 'sort_lines',
+           'majority_lines', 'beside', 'above', 'under', 'where_equal']
 
 # %% ../../nbs/11_grid_kernels.ipynb #110006
 @shared(BUFFER, BUFFER, int64, int64, int64, int64, int64)
@@ -125,6 +126,11 @@ def half(source, other, target, work, a, b):
 def peel(source, other, target, work, a, b):
     return _crop(source, target, 1, 1, np.int64(source[1]) - 2, np.int64(source[2]) - 2)
 
+# %% ../../nbs/11_grid_kernels.ipynb #110092
+def quarter(source, other, target, work, a, b):
+    h, w = np.int64(source[1]), np.int64(source[2])
+    return _crop(source, target, 0 if a < 2 else h - h // 2, 0 if a % 2 == 0 else w - w // 2, h // 2, w // 2)
+
 # %% ../../nbs/11_grid_kernels.ipynb #110018
 @shared(BUFFER, BUFFER, BUFFER)
 def _keep_rows_columns(source, target, work):
@@ -185,6 +191,22 @@ def shrink(source, other, target, work, a, b):
     while k > 1 and not _shrinks_by(source, k): k -= 1
     if k == 1: return NOT_APPLICABLE
     return _index_copy(source, target, h // k, w // k, 0, k * w, k)
+
+# %% ../../nbs/11_grid_kernels.ipynb #110095
+@jit
+def _first_like(source, line, length, step, jump):
+    "The first line that equals line number `line`: a line i is the cells i·step + k·jump for k below `length`."
+    for i in range(line):
+        k = 0
+        while k < length and source[HEADER + i * step + k * jump] == source[HEADER + line * step + k * jump]: k += 1
+        if k == length: return i
+    return line
+
+def drop_repeats(source, other, target, work, a, b):
+    h, w = np.int64(source[1]), np.int64(source[2])
+    for r in range(h): work[r] = _first_like(source, r, w, w, 1) == r
+    for c in range(w): work[64 + c] = _first_like(source, c, h, 1, w) == c
+    return _keep_rows_columns(source, target, work)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110024
 @shared(BUFFER, BUFFER, int64, int64)
@@ -453,6 +475,25 @@ def diagonal(source, other, target, work, a, b):
     for i in range(n * n): target[HEADER + i] = a if i // n == i % n else 0
     return finish(target)
 
+# %% ../../nbs/11_grid_kernels.ipynb #110098
+@jit
+def _count_at(work, colour): return np.int64(work[2 * colour]) + 256 * np.int64(work[2 * colour + 1])
+
+def bars(source, other, target, work, a, b):
+    _count_colours(source, work)
+    work[0] = work[1] = 0                           # black does not count
+    first, width = _ranked_colour(work, 1, 1), 0
+    for colour in range(1, 10): width += _count_at(work, colour) > 0
+    status = begin(target, GRID, 0 if first < 0 else _count_at(work, first), width)
+    if status: return status
+    height = np.int64(target[1])
+    for i in range(width):
+        colour = _ranked_colour(work, 1, 1)
+        count = _count_at(work, colour)
+        for r in range(height): target[HEADER + r * width + i] = colour if height - r <= count else 0
+        work[2 * colour] = work[2 * colour + 1] = 0
+    return finish(target)
+
 # %% ../../nbs/11_grid_kernels.ipynb #110057
 @jit
 def _ray(source, target, h, w, r, c, dr, dc, colour):
@@ -511,7 +552,7 @@ def rays_blocked(source, other, target, work, a, b):
 def ray(source, other, target, work, a, b):
     _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
-    dr, dc = (a == 1) - (a == 0), (a == 3) - (a == 2)
+    dr, dc = row_step(a), column_step(a)
     for r in range(h):
         for c in range(w):
             if source[HEADER + r * w + c]: _ray(source, target, h, w, r, c, dr, dc, source[HEADER + r * w + c])
@@ -523,17 +564,39 @@ def connect(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(h):
         for c in range(w):
-            colour = source[HEADER + r * w + c]
+            colour = np.int64(source[HEADER + r * w + c])
             if colour == 0: continue
-            for axis in range(2):
-                if (a == 0 and axis == 1) or (a == 1 and axis == 0): continue   # a: 0 along rows, 1 along columns, 2 both
-                dr, dc = axis, 1 - axis
+            for way in range(4):                            # to the right, down, down and right, down and left
+                if (way != a) if a < 2 else (way // 2 != a - 2): continue
+                dr, dc = 0 if way == 0 else 1, 0 if way == 1 else -1 if way == 3 else 1
                 y, x = r + dr, c + dc
-                while y < h and x < w and source[HEADER + y * w + x] == 0: y, x = y + dr, x + dc
-                if y < h and x < w and source[HEADER + y * w + x] == colour:
-                    while (y, x) != (r, c):
-                        target[HEADER + y * w + x] = b if b and source[HEADER + y * w + x] == 0 else (colour if source[HEADER + y * w + x] == 0 else target[HEADER + y * w + x])
-                        y, x = y - dr, x - dc
+                while y < h and 0 <= x < w and source[HEADER + y * w + x] == 0: y, x = y + dr, x + dc
+                if y >= h or x < 0 or x >= w or source[HEADER + y * w + x] != colour: continue
+                y, x = y - dr, x - dc
+                while y != r or x != c:
+                    target[HEADER + y * w + x] = b if b else colour
+                    y, x = y - dr, x - dc
+    return OK
+
+# %% ../../nbs/11_grid_kernels.ipynb #110101
+@jit
+def _bridge_line(source, target, first, length, step, colour):
+    "Paint the black ones of the cells first + k·step (k below `length`) that lie between coloured ones."
+    last = length - 1
+    while last > 0 and source[HEADER + first + last * step] == 0: last -= 1
+    begun = False
+    for k in range(last):
+        if source[HEADER + first + k * step]: begun = True
+        elif begun: target[HEADER + first + k * step] = colour
+
+def bridge(source, other, target, work, a, b):
+    if a > 2: return NOT_APPLICABLE
+    _like(source, target)
+    h, w = np.int64(source[1]), np.int64(source[2])
+    if a != 1:
+        for r in range(h): _bridge_line(source, target, r * w, w, 1, b)
+    if a != 0:
+        for c in range(w): _bridge_line(source, target, c, h, w, b)
     return OK
 
 # %% ../../nbs/11_grid_kernels.ipynb #110063
@@ -556,7 +619,7 @@ def gravity(source, other, target, work, a, b):
 def shift(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     begin(target, GRID, h, w)
-    dr, dc = (a == 1) - (a == 0), (a == 3) - (a == 2)
+    dr, dc = row_step(a), column_step(a)
     for r in range(h):
         for c in range(w):
             y, x = r - dr, c - dc
@@ -689,6 +752,28 @@ def symmetrise(source, other, target, work, a, b):
             target[HEADER + r * w + c] = source[HEADER + y * w + x]
     return OK
 
+# %% ../../nbs/11_grid_kernels.ipynb #110104
+def complete_diagonal(source, other, target, work, a, b):
+    n = np.int64(source[1])
+    if n != source[2]: return NOT_APPLICABLE
+    _like(source, target)
+    for r in range(n):
+        for c in range(n):
+            y, x = (n - 1 - c, n - 1 - r) if a else (c, r)
+            if source[HEADER + r * n + c] == 0: target[HEADER + r * n + c] = source[HEADER + y * n + x]
+    return OK
+
+def complete_rotation(source, other, target, work, a, b):
+    n = np.int64(source[1])
+    if n != source[2]: return NOT_APPLICABLE
+    _like(source, target)
+    for r in range(n):
+        for c in range(n):
+            y, x, turns = r, c, 0
+            while turns < 3 and source[HEADER + y * n + x] == 0: y, x, turns = x, n - 1 - y, turns + 1
+            target[HEADER + r * n + c] = source[HEADER + y * n + x]
+    return OK
+
 # %% ../../nbs/11_grid_kernels.ipynb #110076
 @jit
 def _has_like(source, h, w, r, c, colour):
@@ -759,6 +844,36 @@ def fill_holes(source, other, target, work, a, b):
             changed = True
     return OK if changed else NOT_APPLICABLE
 
+# %% ../../nbs/11_grid_kernels.ipynb #110107
+def flood(source, other, target, work, a, b):
+    if a == 0: return NOT_APPLICABLE
+    n = _like(source, target)
+    h, w, depth, changed = np.int64(source[1]), np.int64(source[2]), 0, False
+    for i in range(n):                              # the stack in work holds a cell twice at no time: it is painted when it is put there
+        if source[HEADER + i] != a: continue
+        work[2 * depth], work[2 * depth + 1] = i // w, i % w
+        depth += 1
+    while depth:
+        depth -= 1
+        row, col = np.int64(work[2 * depth]), np.int64(work[2 * depth + 1])
+        for k in range(4):
+            r, c = row + row_step(k), col + column_step(k)
+            if r < 0 or r >= h or c < 0 or c >= w or target[HEADER + r * w + c]: continue
+            target[HEADER + r * w + c], changed = a, True
+            work[2 * depth], work[2 * depth + 1] = r, c
+            depth += 1
+    return OK if changed else NOT_APPLICABLE
+
+def hollow(source, other, target, work, a, b):
+    _like(source, target)
+    h, w, changed = np.int64(source[1]), np.int64(source[2]), False
+    for r in range(1, h - 1):
+        for c in range(1, w - 1):
+            at = HEADER + r * w + c
+            colour = source[at]
+            if colour and source[at - w] == colour and source[at - 1] == colour and source[at + 1] == colour and source[at + w] == colour: target[at], changed = 0, True
+    return OK if changed else NOT_APPLICABLE
+
 # %% ../../nbs/11_grid_kernels.ipynb #110082
 def outline(source, other, target, work, a, b):
     _like(source, target)
@@ -802,6 +917,20 @@ def sort_lines(source, other, target, work, a, b):
     for i in range(lines):
         for k in range(length): target[HEADER + i * step + k * jump] = source[HEADER + np.int64(work[i]) * step + k * jump]
     return OK
+
+# %% ../../nbs/11_grid_kernels.ipynb #110110
+def majority_lines(source, other, target, work, a, b):
+    h, w = np.int64(source[1]), np.int64(source[2])
+    begin(target, GRID, h, w)
+    lines, length, step, jump = (h, w, w, 1) if a == 0 else (w, h, 1, w)
+    for i in range(lines):
+        counts = np.int64(0)                        # of the ten colours, six bits each: a line has 40 cells at most
+        for k in range(length): counts += np.int64(1) << 6 * np.int64(source[HEADER + i * step + k * jump])
+        best = 0
+        for colour in range(1, 10):
+            if (counts >> 6 * colour) & 63 > (counts >> 6 * best) & 63: best = colour
+        for k in range(length): target[HEADER + i * step + k * jump] = best
+    return finish(target)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110088
 def beside(source, other, target, work, a, b):

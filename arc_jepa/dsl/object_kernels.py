@@ -9,18 +9,18 @@ from numba.types import int64
 from ..compiled import BUFFER, jit, shared
 from ..objects import label_components, count_holes
 from .types import (GRID, OBJECTS, OBJECT, COLOUR, NUMBER, OK, NOT_APPLICABLE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, MAX_CELLS,
-                                begin, finish, write_scalar)
+                                begin, finish, write_scalar, row_step, column_step)
 from .grid_kernels import _background
 
 # %% auto #0
-__all__ = ['PROPERTIES', 'objects4', 'objects8', 'shapes4', 'shapes8', 'regions', 'holes', 'colours', 'split', 'cells', 'measure',
-           'property_of', 'list_properties', 'pick_max', 'pick_min', 'pick_odd', 'pick_nth', 'pick_only', 'keep_max',
-           'keep_min', 'drop_max', 'drop_min', 'with_colour', 'without_colour', 'on_border', 'inside', 'of_size',
-           'larger_than', 'squares', 'solid', 'with_holes', 'symmetric', 'crop', 'crop_box', 'crop_inside', 'isolate',
-           'erase', 'recolour', 'recolour_others', 'stencil', 'fill_box', 'fill_box_own', 'frame_box',
-           'recolour_by_rank', 'recolour_like_extreme', 'majority_each', 'rarest_each', 'flip_each', 'fall', 'move',
-           'extend_each', 'logic', 'overlay', 'join_right', 'join_down', 'list_colours', 'one_cell_each', 'count',
-           'colour_of']
+__all__ = ['PROPERTIES', 'objects4', 'objects8', 'shapes4', 'shapes8', 'regions', 'holes', 'colours', 'split', 'cells',
+           'split_at_lines', 'each_line', 'blocks', 'measure', 'property_of', 'list_properties', 'pick_max', 'pick_min',
+           'pick_odd', 'pick_nth', 'pick_only', 'keep_max', 'keep_min', 'drop_max', 'drop_min', 'with_colour',
+           'without_colour', 'on_border', 'inside', 'squares', 'solid', 'with_holes', 'symmetric', 'crop', 'crop_box',
+           'crop_inside', 'isolate', 'erase', 'recolour', 'recolour_others', 'stencil', 'fill_box', 'fill_box_own',
+           'frame_box', 'recolour_by_rank', 'recolour_like_extreme', 'majority_each', 'rarest_each', 'flip_each',
+           'fall', 'move', 'extend_each', 'logic', 'overlay', 'join_right', 'join_down', 'list_colours',
+           'one_cell_each', 'count', 'colour_of']
 
 # %% ../../nbs/12_object_kernels.ipynb #120006
 @shared(BUFFER, BUFFER, int64)
@@ -74,6 +74,7 @@ def split(source, other, target, work, a, b):
     n_cells = _canvas(source, target, OBJECTS)
     h, w = np.int64(source[1]), np.int64(source[2])
     length = h if a == 0 else w                     # a: 0 into parts above each other, 1 side by side; b: how many
+    if b < 1: return NOT_APPLICABLE
     gap = 1 if length % b == b - 1 else 0           # b parts with b − 1 separator lines between them
     size = (length - gap * (b - 1)) // b
     if size < 1 or size * b + gap * (b - 1) != length: return NOT_APPLICABLE
@@ -128,6 +129,44 @@ def cells(source, other, target, work, a, b):
         for c in range(w):
             if work[r] and work[64 + c]: target[HEADER + n_cells + r * w + c] = (work[r] - 1) * columns + work[64 + c]
     target[3] = best_parts
+    return OK
+
+# %% ../../nbs/12_object_kernels.ipynb #120075
+def split_at_lines(source, other, target, work, a, b):
+    h, w = np.int64(source[1]), np.int64(source[2])
+    _note_uniform_lines(source, work, h, w)
+    lines, length = (_ROWS, h) if a == 0 else (_COLUMNS, w)
+    best, best_bands = -1, 1
+    for i in range(1, 11):                                          # black last
+        bands = _bands(work, lines, length, i % 10, 0)
+        if bands > best_bands: best, best_bands = i % 10, bands
+    if best < 0: return NOT_APPLICABLE
+    _bands(work, lines, length, best, 0)
+    n_cells = _canvas(source, target, OBJECTS)
+    for r in range(h):
+        for c in range(w): target[HEADER + n_cells + r * w + c] = work[r if a == 0 else c]
+    target[3] = best_bands
+    return OK
+
+# %% ../../nbs/12_object_kernels.ipynb #120078
+def each_line(source, other, target, work, a, b):
+    h, w, n_cells = np.int64(source[1]), np.int64(source[2]), _canvas(source, target, OBJECTS)
+    for r in range(h):
+        for c in range(w): target[HEADER + n_cells + r * w + c] = (r if a == 0 else c) + 1
+    target[3] = h if a == 0 else w
+    return OK
+
+def blocks(source, other, target, work, a, b):
+    h, w = np.int64(source[1]), np.int64(source[2])
+    if a < 1 or h % a or w % a or (h == a and w == a): return NOT_APPLICABLE
+    down, across = h // a, w // a
+    if down * across > MAX_OBJECTS: return TOO_MANY_OBJECTS
+    n_cells = _canvas(source, target, OBJECTS)
+    for r in range(h):
+        first = HEADER + n_cells + r * w
+        for k in range(across):
+            for c in range(a): target[first + k * a + c] = (r // a) * across + k + 1
+    target[3] = down * across
     return OK
 
 # %% ../../nbs/12_object_kernels.ipynb #120018
@@ -320,7 +359,7 @@ def pick_odd(source, other, target, work, a, b):
     return NOT_APPLICABLE if odd < 0 else _pick(source, target, odd)
 
 def pick_nth(source, other, target, work, a, b):
-    return NOT_APPLICABLE if a > source[3] else _pick(source, target, a - 1)
+    return NOT_APPLICABLE if a < 1 or a > source[3] else _pick(source, target, a - 1)
 
 def pick_only(source, other, target, work, a, b):
     return NOT_APPLICABLE if source[3] != 1 else _pick(source, target, 0)
@@ -373,16 +412,6 @@ def on_border(source, other, target, work, a, b):
 def inside(source, other, target, work, a, b):
     measure(source, work)
     for k in range(np.int64(source[3])): work[_FLAGS + k] = not _touches_border(source, work, k)
-    return _renumber(source, target, work, _FLAGS)
-
-def of_size(source, other, target, work, a, b):
-    measure(source, work)
-    for k in range(np.int64(source[3])): work[_FLAGS + k] = _area(work, k) == a
-    return _renumber(source, target, work, _FLAGS)
-
-def larger_than(source, other, target, work, a, b):
-    measure(source, work)
-    for k in range(np.int64(source[3])): work[_FLAGS + k] = _area(work, k) > a
     return _renumber(source, target, work, _FLAGS)
 
 # %% ../../nbs/12_object_kernels.ipynb #120042
@@ -600,21 +629,23 @@ def fall(source, other, target, work, a, b):
             if source[HEADER + n_cells + i] == best + 1: target[HEADER + i + steps * (dr * w + dc)] = source[HEADER + i]
     return OK
 
-def move(source, other, target, work, a, b):
+@shared(BUFFER, BUFFER, int64, int64, int64)
+def _moved(source, target, dr, dc, leave):
+    "The objects moved by (dr, dc): cells outside vanish, and the cells left become black unless `leave` keeps them."
     n_cells = _grid_of(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
-    dr, dc = b * ((a == 1) - (a == 0)), b * ((a == 3) - (a == 2))
     for i in range(n_cells):
-        if source[HEADER + n_cells + i]: target[HEADER + i] = 0
+        if source[HEADER + n_cells + i] and not leave: target[HEADER + i] = 0
     for i in range(n_cells):
         r, c = i // w + dr, i % w + dc
         if source[HEADER + n_cells + i] and 0 <= r < h and 0 <= c < w: target[HEADER + r * w + c] = source[HEADER + i]
     return OK
+def move(source, other, target, work, a, b): return _moved(source, target, b * row_step(a), b * column_step(a), 0)
 
 def extend_each(source, other, target, work, a, b):
     n_cells = _grid_of(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
-    dr, dc = (a == 1) - (a == 0), (a == 3) - (a == 2)
+    dr, dc = row_step(a), column_step(a)
     for i in range(n_cells):
         if not source[HEADER + n_cells + i]: continue
         r, c = i // w + dr, i % w + dc
@@ -651,7 +682,9 @@ def logic(source, other, target, work, a, b):
             elif a == 2: hit = filled % 2 == 1                      # xor
             elif a == 3: hit = filled == 0                          # nor
             elif a == 4: hit = first and filled == 1                # first only
-            else: hit = not first and filled > 0                    # others only
+            elif a == 5: hit = not first and filled > 0             # others only
+            elif a == 6: hit = filled < n                           # nand
+            else: hit = filled == n or filled == 0                  # same
             target[HEADER + r * width + c] = b if hit else 0
     return finish(target)
 
