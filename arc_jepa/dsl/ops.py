@@ -12,7 +12,7 @@ from typing import Callable
 import numpy as np
 from ..compiled import kernel_addresses
 from ..grid import COLOUR_NAMES, MAX_SIDE
-from . import grid_kernels, object_kernels
+from . import grid_kernels, mask_kernels, object_kernels, relation_kernels, value_kernels
 from .types import DIRECTIONS, Type
 
 # %% auto #0
@@ -117,7 +117,7 @@ def _number(searched: str, default: int | None = None) -> Parameter:
     return Parameter('number', tuple(map(str, range(MAX_SIDE + 1))), tuple(map(int, searched.split())), default, type=Type.number)
 def _directions(kind: str, n: int, searched: int) -> Parameter: return Parameter(kind, DIRECTIONS[:n], tuple(range(searched)), type=Type.direction)
 
-PROPERTIES, RELATIONS = object_kernels.PROPERTIES, ('touching','inside')
+PROPERTIES, RELATIONS = object_kernels.PROPERTIES, relation_kernels.RELATIONS
 
 ARGUMENTS = {
     'colour': _colours(), 'read': _colours('read'), 'write': _colours('write'), 'paint': _colours('write', 1), 'present': _colours('read', 1), 'map': ColourMap(), 'any_or': _or_colour('any', 1), 'own_or': _or_colour('own', 10),
@@ -479,7 +479,7 @@ _GROUPS = {'geometry': _GEOMETRY, 'cutting': _CUTTING, 'growing': _GROWING, 'col
            'acting': _ACTING, 'moving': _MOVING, 'joining': _JOINING, 'masks': _MASKS, 'numbers': _NUMBERS, 'scalars': _SCALARS, 'canvases': _CANVASES, 'control': _CONTROL}
 _ROW = re.compile(r'(\w+)(?:\((.*?)\))?: (.+?) → (\w+) — (.+)')
 _NUMBER = re.compile(r'number\[([0-9 ]*)\](?:=([0-9]+))?')
-_KERNELS = {name: kernel for room in (grid_kernels, object_kernels) for name, kernel in vars(room).items()}
+_KERNELS = {name: kernel for room in (grid_kernels, object_kernels, mask_kernels, relation_kernels, value_kernels) for name, kernel in vars(room).items()}
 
 def _argument(word: str):
     "The argument that the table calls `word`."
@@ -492,7 +492,6 @@ def _read_table() -> tuple[Op, ...]:
         for row in text.strip().splitlines():
             name, arguments, takes, gives, doc = _ROW.fullmatch(row).groups()
             parameters = tuple(map(_argument, arguments.split(', '))) if arguments else ()
-            if group != 'control' and name not in _KERNELS: continue
             kernel = None if group == 'control' else _KERNELS[name]
             ops.append(Op(name, tuple(Type[t] for t in takes.split(' | ')), Type[gives], parameters, doc, group, kernel, len(ops) + 1))
     return tuple(ops)

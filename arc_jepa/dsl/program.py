@@ -22,7 +22,7 @@ __all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY
            'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED', 'OBJECT', 'PASTE', 'SCORE', 'KEEP',
            'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'has_array_form', 'to_array', 'from_array',
            'Instruction', 'Code', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value', 'run_program',
-           'run_on_task', 'reproduces']
+           'run_on_task', 'reproduces', 'description_length', 'Explanation', 'explain', 'load_library']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
@@ -481,3 +481,77 @@ def run_on_task(program: Program | str, task: Task) -> list:
 def reproduces(program: Program | str, task: Task) -> bool:
     "Does `program` give the output of every pair of `task` whose output is known?"
     return all(pair.output is None or (isinstance(result, np.ndarray) and np.array_equal(result, pair.output)) for pair, result in zip(task.demonstrations + task.tests, run_on_task(program, task)))
+
+# %% ../../nbs/17_program.ipynb #170031
+@lru_cache(maxsize=None)
+def _words(kind: Type) -> int:
+    "How many operations take a type."
+    return sum(kind in op.takes for op in OPS)
+
+def _argument_bits(parameter, argument: int | Program, kind: Type) -> float:
+    if isinstance(argument, Program):
+        start = Type.grid if argument.start or isinstance(parameter, Body) else kind
+        return np.log2(len(STARTS)) + description_length(argument, start) + (0 if isinstance(parameter, (Operand, Body)) else 1)
+    if isinstance(parameter, ColourMap): return 4 + 2 * np.log2(10) * sum(argument >> 4 * c & 15 != c for c in range(10))
+    if isinstance(parameter, PackedPair): return 2 * np.log2(parameter.last - parameter.first + 1)
+    return np.log2(len(parameter.searched)) if argument in parameter.searched else np.log2(parameter.highest + 1)
+
+def description_length(program: Program, kind: Type = Type.grid) -> float:
+    "Bits that it takes to say `program` from a value of type `kind`, without any knowledge of the task."
+    bits = 0.0
+    for step in program.steps:
+        bits += np.log2(_words(kind) + 1) + sum(_argument_bits(p, a, kind) for p, a in zip(step.op.parameters, step.arguments))
+        kind = step.op.gives
+    return float(bits + np.log2(_words(kind) + 1))
+
+# %% ../../nbs/17_program.ipynb #170034
+def _value_html(value: np.ndarray, cell: int) -> str:
+    "A flat value as HTML: a grid, the cells of objects or of a mask on an otherwise open canvas, or a scalar in words."
+    kind, shown = Type(int(value[0])), to_python(value)
+    if kind is Type.grid: return grid_svg(shown, cell)
+    height, width = int(value[1]), int(value[2])
+    if height:
+        cells, labels = (value[HEADER + k * height * width:HEADER + (k + 1) * height * width].reshape(height, width) for k in (0, 1))
+        note = f'<div>{int(value[3])} objects</div>' if kind is Type.objects else ''
+        return grid_svg(cells, cell, visible=labels > 0) + note
+    return f'<b style="font-size:14px">{html.escape(str(shown))}</b>'
+
+@dataclass(frozen=True)
+class Explanation:
+    "A program at work, as HTML that a notebook shows."
+    html: str
+    def _repr_html_(self) -> str: return self.html
+
+def _explained_rows(program: Program, pairs: Sequence[Pair], cell: int):
+    "For each pair what is there before the first step, after each step, and the expected output, as HTML."
+    for pair in pairs:
+        row, value = [grid_svg(pair.input, cell)], None
+        for i in range(len(program.steps)):
+            value = run_value(Program(program.steps[:i + 1]), from_grid(pair.input))
+            row.append(f'<i>{html.escape(str(value))}</i>' if isinstance(value, Failure) else _value_html(value, cell))
+            if isinstance(value, Failure): break
+        row += [''] * (1 + len(program.steps) - len(row))
+        right = pair.output is not None and isinstance(value, np.ndarray) and value[0] == Type.grid and np.array_equal(to_python(value), pair.output)
+        yield row + ['<i>hidden</i>' if pair.output is None else grid_svg(pair.output, cell) + ('<div>✓</div>' if right else '<div>✗</div>')]
+
+def explain(program: Program | str, task: Task | np.ndarray, cell: int = 7) -> Explanation:
+    "Draw `program` step by step on each pair of `task` (or on one grid): a row for a pair, a column for a step, `cell` pixels to a cell. Raises `ProgramError` for text that is no program."
+    program = parse(program) if isinstance(program, str) else program
+    pairs = task.demonstrations + task.tests if isinstance(task, Task) else (Pair(task),)
+    heads = ['input'] + [f'{html.escape(str(s))}<div style="font-weight:normal">{html.escape(s.op.doc)}</div>' for s in program.steps] + ['expected']
+    style = 'style="padding:4px 10px;text-align:left;vertical-align:middle;max-width:18em"'
+    rows = [[f'<th {style}>{head}</th>' for head in heads]] + [[f'<td {style}>{cell_html}</td>' for cell_html in row] for row in _explained_rows(program, pairs, cell)]
+    return Explanation('<table style="font:12px/1.4 system-ui,sans-serif;border-collapse:collapse">' + ''.join(f'<tr style="border-bottom:1px solid #8884">{"".join(row)}</tr>' for row in rows) + '</table>')
+
+# %% ../../nbs/17_program.ipynb #170038
+def load_library(path: Path | str = 'arc1_training') -> dict[str, Program]:
+    "Programs by the name of the task. `path`: a file, or the name of a library of this package. Raises ValueError with file and line for what is no program, and for a task that occurs twice."
+    path = Path(path) if Path(path).suffix else PACKAGE / 'library' / f'{path}.txt'
+    programs: dict[str, Program] = {}
+    for number, line in enumerate(path.read_text(encoding='utf8').splitlines(), 1):
+        name, _, text = line.partition(' ')
+        if not name or name.startswith('#'): continue
+        if name in programs: raise ValueError(f'{path}:{number}: {name} occurs twice')
+        try: programs[name] = parse(text.strip())
+        except ProgramError as error: raise ValueError(f'{path}:{number}: {error}') from error
+    return programs

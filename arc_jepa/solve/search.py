@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
 from ..grid import Pair, Task
-from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses
+from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, Op, op_addresses
 from ..dsl.program import Program, Step, parse
-from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, to_python, value_bytes
+from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, read_scalar, to_python, value_bytes
 
 # %% auto #0
 __all__ = ['OPERANDS', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED', 'STATES', 'USED',
@@ -21,11 +21,15 @@ __all__ = ['OPERANDS', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'S
            'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search', 'warm_up']
 
 # %% ../../nbs/40_search.ipynb #400005
-OPERANDS = ('input', 'flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270')
+OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
+    'input', 'flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_transpose', 'rotate_90', 'rotate_270',
+    'objects8', 'shapes8', 'objects8 | pick_max(area)', 'objects8 | pick_min(area)', 'objects8 | pick_odd(area)', 'objects4 | with_holes',
+    'where_not(black)', 'where_enclosed', 'where_lines(both)', 'where_rim',
+    'commonest_colour', 'rarest_colour', 'objects8 | pick_max(area) | colour_of', 'objects8 | pick_min(area) | colour_of'))
 
 @dataclass(frozen=True)
 class Instructions:
-    "All instructions for one task, row i of each array: operation number, arguments, index into `OPERANDS` (−1 = none), and log₂ of the number of argument choices."
+    "All instructions for one task, row i of each array: operation number, arguments (−1 − k: what number k of `OPERANDS` gives), index into `OPERANDS` (−1 = none), and log₂ of the number of argument choices."
     op: np.ndarray         # int64[I]
     arguments: np.ndarray  # int64[I, 2]
     operand: np.ndarray    # int64[I]
@@ -36,21 +40,27 @@ def _task_colours(task: Task) -> tuple[set[int], set[int]]:
     inputs = set().union(*(set(np.unique(p.input).tolist()) for p in task.demonstrations + task.tests))
     return inputs, set().union(*(set(np.unique(p.output).tolist()) for p in task.demonstrations))
 
+def _operands(accepted: tuple[Type, ...]) -> list[int]: return [k for k, program in enumerate(OPERANDS) if program.gives in accepted]
+
+def _choices(op: Op, allowed: dict[str, set[int]]) -> list[tuple[int, int, int]]:
+    "All (argument, argument, operand) of an operation that `allowed` admits: colours by role."
+    values = [[v for v in p.searched if p.type is not Type.colour or v < p.lowest or v in allowed[p.role]] for p in op.scalars]
+    if len(values) == 1 and op.scalars[0].kind == 'colour': values[0] += [-1 - k for k in _operands((Type.colour,))]
+    first, second = (values + [[0], [0]])[:2]
+    operands = _operands(op.operand.accepts) if op.operand else [-1]
+    return [(a, b, k) for a in first for b in second for k in operands if not (op.name == 'replace' and a == b or op.name == 'swap' and a >= b)]
+
 def instructions_for(task: Task) -> Instructions:
     "The instructions that the colours of `task` admit."
     readable, writable = _task_colours(task)
-    allowed = {'read': readable, 'write': writable, '': readable | writable}
-    rows, choices = [], []
+    rows, bits = [], []
     for op in OPS:
-        if op.name == 'map_colours': continue       # deduced from the demonstrations instead, see below
-        values = [[v for v in p.searched if p.kind != 'colour' or v in allowed[p.role]] for p in op.parameters]
-        combinations = [(a, b) for a in (values[0] if values else [0]) for b in (values[1] if len(values) > 1 else [0])
-                        if not (op.name in ('replace', 'swap') and (a == b or (op.name == 'swap' and a > b)))]
-        operands = range(len(OPERANDS)) if op.operand else [-1]
-        rows += [(op.number, a, b, o) for a, b in combinations for o in operands]
-        choices += [np.log2(max(len(combinations) * len(operands), 1))] * (len(combinations) * len(operands))
+        if op.is_control or op.name == 'map_colours': continue       # a colour map is deduced from the demonstrations instead, see below
+        choices = _choices(op, {'read': readable, 'write': writable, '': readable | writable})
+        rows += [(op.number, *choice) for choice in choices]
+        bits += [np.log2(len(choices))] * len(choices) if choices else []
     table = np.array(rows, np.int64)
-    return Instructions(table[:, 0].copy(), table[:, 1:3].copy(), table[:, 3].copy(), np.array(choices))
+    return Instructions(table[:, 0].copy(), table[:, 1:3].copy(), table[:, 3].copy(), np.array(bits))
 
 # %% ../../nbs/40_search.ipynb #400008
 FLOOR = 0.15             # share of the uniform distribution in every prior
@@ -100,7 +110,7 @@ class Memory(NamedTuple):
     made_by: np.ndarray
     kind: np.ndarray
     level_start: np.ndarray
-    operand_offset: np.ndarray    # where the symmetries of the input lie; −1 for one that does not exist
+    operand_offset: np.ndarray    # where what `OPERANDS` give lies; −1 for one that does not apply
 
 class Position(NamedTuple):
     "Where the search is: `cursor` in its four loops, `counters`, and a row (state, colour map, programs tested) for each program that fits."
@@ -146,10 +156,13 @@ def _fit(arena, at, goal):
 
 # %% ../../nbs/40_search.ipynb #400019
 @jit
-def _joint_step(addresses, arena, source, operand, to, n_pairs, op, a, b, work):
-    "Apply an operation to all pairs of the state at `source`, writing behind each other from `to`; returns the end, or −1 at the first pair that fails."
+def _joint_step(addresses, arena, source, operand, to, n_pairs, op, a, b, computed, work):
+    "Apply an operation to all pairs of the state at `source`, writing behind each other from `to`; returns the end, or −1 at the first pair that fails. `computed` ≥ 0 is where the scalars lie that stand for `a`."
     for _ in range(n_pairs):
         if to + VALUE_BYTES > len(arena): return -1
+        if computed >= 0:
+            a = read_scalar(arena[computed:])
+            computed += HEADER
         status = call_kernel(addresses[op], pointer(arena, source), pointer(arena, operand), pointer(arena, to), pointer(work, 0), a, b)
         if status != OK: return -1
         source += value_bytes(arena[source:])
@@ -160,11 +173,12 @@ def _joint_step(addresses, arena, source, operand, to, n_pairs, op, a, b, work):
 @jit
 def _test_program(addresses, menu, goal, memory, position, state, i, work):
     "Apply instruction i to a state; keep the result if it is new, and note it if it fits."
-    counters, start = position.counters, position.counters[USED]
+    counters, start, a, computed = position.counters, position.counters[USED], menu.arguments[i, 0], -1
     operand = memory.offset[state] if menu.operand[i] < 0 else memory.operand_offset[menu.operand[i]]
-    if operand < 0: return
+    if a < 0: computed = memory.operand_offset[-1 - a]
+    if operand < 0 or (a < 0 and computed < 0): return
     counters[TESTED] += 1
-    end = _joint_step(addresses, memory.arena, memory.offset[state], operand, start, goal.n_pairs, menu.op[i], menu.arguments[i, 0], menu.arguments[i, 1], work)
+    end = _joint_step(addresses, memory.arena, memory.offset[state], operand, start, goal.n_pairs, menu.op[i], a, menu.arguments[i, 1], computed, work)
     if end < 0 or not _probe(memory.table, hash_words(memory.words, start // 8, end // 8, 0) | np.uint64(1)): return
     new = counters[STATES]
     memory.offset[new], memory.parent[new], memory.made_by[new], memory.kind[new] = start, state, i, memory.arena[start]
@@ -216,16 +230,20 @@ def _goal(task: Task) -> Goal:
     return Goal(np.concatenate(outputs), np.cumsum([0] + [len(v) for v in outputs[:-1]]), len(outputs), len(outputs) + len(task.tests))
 
 def _memory(inputs: np.ndarray, n_pairs: int, max_bytes: int, max_states: int, work: np.ndarray) -> tuple[Memory, int]:
-    "Memory with state 0, the inputs, and their symmetries; returns it with the bytes used. Room for those is always made."
-    arena = np.empty(max(max_bytes // 8 * 8, len(inputs) * len(OPERANDS) + 2 * VALUE_BYTES), np.uint8)
+    "Memory with state 0, the inputs, and what `OPERANDS` give; returns it with the bytes used. Room for those is always made."
+    arena = np.empty(max(max_bytes // 8 * 8, (len(OPERANDS) + 2) * n_pairs * VALUE_BYTES), np.uint8)
     arena[:len(inputs)] = inputs
     memory = Memory(arena, arena.view(np.uint64), np.zeros(1 << int(np.ceil(np.log2(2.2 * max_states))), np.uint64), np.zeros(max_states, np.int64), np.zeros(max_states, np.int32),
                     np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8), np.zeros(MAX_LEVEL + 4, np.int64), np.full(len(OPERANDS), -1, np.int64))
     memory.kind[0], memory.level_start[1], memory.operand_offset[0], used = GRID, 1, 0, len(inputs)
     _probe(memory.table, hash_words(memory.words, 0, used // 8, 0) | np.uint64(1))
-    for i, name in enumerate(OPERANDS[1:], 1):
-        end = _joint_step(op_addresses(), arena, 0, 0, used, n_pairs, OP_BY_NAME[name].number, 0, 0, work)
-        if end > 0: memory.operand_offset[i], used = used, end
+    for k, program in enumerate(OPERANDS[1:], 1):
+        source, end = 0, used
+        for step in program.steps:
+            a, b = (step.arguments + (0, 0))[:2]
+            source, end = end, _joint_step(op_addresses(), arena, source, source, end, n_pairs, step.op.number, a, b, -1, work)
+            if end < 0: break
+        if end > 0: memory.operand_offset[k], used = source, end
     return memory, used
 
 # %% ../../nbs/40_search.ipynb #400025
@@ -275,8 +293,8 @@ class Search:
         while state:
             i, before = int(self._memory.made_by[state]), int(self._memory.parent[state])
             op = OPS[int(menu.op[i]) - 1]
-            operand = Program(parse(OPERANDS[menu.operand[i]]).steps, True) if op.operand else None
-            steps.append(Step(op, tuple(menu.arguments[i, :len(op.parameters)].tolist()), operand))
+            scalars = [OPERANDS[-1 - a] if a < 0 else a for a in menu.arguments[i, :len(op.scalars)].tolist()]
+            steps.append(Step(op, tuple(scalars) + ((OPERANDS[menu.operand[i]],) if op.operand else ())))
             cost += int(self._costs[int(self._memory.kind[before]), i])
             state = before
         return Program(tuple(reversed(steps))), cost / UNITS_PER_BIT
