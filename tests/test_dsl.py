@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from grids import random_grid
 from hypothesis import HealthCheck, given, settings, strategies as st
 from numba import njit
 
@@ -134,21 +135,6 @@ def argument_choices(op):
 
 def draw_arguments(op, rng):
     return [int(rng.choice(c)) for c in argument_choices(op)] + [0] * (2 - len(op.parameters))
-
-
-def random_grid(rng, height, width, n_colours):
-    "Noise, a scene of boxes, a period, or mirrored: what the kernels look for and what they do not."
-    palette = rng.permutation(10)[:n_colours].astype(np.uint8)
-    kind, grid = rng.integers(5), palette[rng.integers(0, n_colours, (height, width))]
-    if kind == 1: grid = np.where(rng.random((height, width)) < 0.8, 0, grid)
-    if kind == 2:
-        grid = np.zeros((height, width), np.uint8)
-        for _ in range(rng.integers(1, 7)):
-            r, c = rng.integers(height), rng.integers(width)
-            grid[r:r + rng.integers(1, 8), c:c + rng.integers(1, 8)] = rng.choice(palette)
-    if kind == 3: grid = np.tile(grid[:rng.integers(1, 4), :rng.integers(1, 4)], (40, 40))[:height, :width]
-    if kind == 4: grid = np.maximum(grid, grid[::-1, ::-1])
-    return np.ascontiguousarray(grid, np.uint8)
 
 
 def guarded_chain(seed, height, width, n_colours, op, check=check_kernel):
