@@ -14,7 +14,7 @@ from typing import Annotated, Iterator
 import numpy as np
 from pydantic import Field, model_validator
 from ..compiled import call_kernel, jit, pointer
-from ..config import Config, config_hash, load_config, save_config, write_atomic
+from ..config import Config, config_hash, did_you_mean, load_config, save_config, write_atomic
 from ..datasets import content_key, write_manifest
 from ..grid import PackedGrids, Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
@@ -80,11 +80,8 @@ class RuleTable:
 
 def rule_table(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, float], ...] = ()) -> RuleTable:
     "The table for the operations in `primitives` (all if None). Raises ValueError for a name that does not exist, with a suggestion."
-    import difflib
     for name in list(primitives or ()) + [n for n, _ in weights]:
-        if name not in OP_BY_NAME:
-            near = difflib.get_close_matches(name, list(OP_BY_NAME), 1)
-            raise ValueError(f'no operation {name!r}' + (f', did you mean {near[0]!r}?' if near else ''))
+        if name not in OP_BY_NAME: raise ValueError(f'no operation {name!r}{did_you_mean(name, OP_BY_NAME)}')
     takes, gives, weight = np.zeros(N_OPS, np.uint8), np.zeros(N_OPS, np.uint8), np.zeros(N_OPS)
     n_values, values, is_colour = np.zeros((N_OPS, 2), np.int64), np.zeros((N_OPS, 2, 16), np.int64), np.zeros((N_OPS, 2), np.uint8)
     for op in _GENERATED:
