@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from ..config import Config, save_config, write_atomic
+from ..config import Config, read_json_lines, save_config, write_atomic
 from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
 from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
@@ -164,11 +164,8 @@ class Log:
 
 def read_metrics(run_dir: Path | str) -> list[dict]:
     "Lines of `metrics.jsonl`; an unfinished last line (a kill while writing) is left out."
-    path, rows = Path(run_dir)/'metrics.jsonl', []
-    for line in path.read_text(encoding='utf8').splitlines() if path.is_file() else []:
-        try: rows.append(json.loads(line))
-        except ValueError: break
-    return rows
+    path = Path(run_dir)/'metrics.jsonl'
+    return read_json_lines(path)[0] if path.is_file() else []
 
 # %% ../../nbs/31_training.ipynb #310017
 class StopRequest:
