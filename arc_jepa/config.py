@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Config', 'ConfigError', 'did_you_mean', 'config_names', 'load_config', 'atomic_file', 'write_atomic',
-           'read_json_lines', 'versions', 'config_hash', 'save_config']
+           'read_json_lines', 'DirectoryInUse', 'only_one', 'versions', 'config_hash', 'save_config']
 
 # %% ../nbs/01_config.ipynb #010002
 import contextlib
 import difflib
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import platform
 import re
 import secrets
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata, resources
 from pathlib import Path
@@ -405,6 +407,29 @@ def read_json_lines(path: str | Path) -> tuple[list[dict], int]:
         else:
             broken += bool(line.strip())
     return rows, broken
+
+# %% ../nbs/01_config.ipynb #010066
+class DirectoryInUse(RuntimeError):
+    "Another process works in this directory."
+
+
+@contextlib.contextmanager
+def only_one(directory: str | Path) -> Iterator[None]:
+    "While the block runs, no other block like it, here or in another process of this machine, gets into `directory` (made if need be); it raises `DirectoryInUse`, which names the process."
+    path = Path(directory) / '.lock'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or 'another process'
+            raise DirectoryInUse(f'{directory}: {who} is at work here; wait until it is done, stop it, or choose another directory (--output)') from None
+        file.truncate(0)
+        file.write(f'process {os.getpid()}, begun {time.strftime("%Y-%m-%d %H:%M:%S")},')
+        file.flush()
+        yield
+        file.truncate(0)
 
 # %% ../nbs/01_config.ipynb #010049
 def _git(*words: str) -> str | None:
