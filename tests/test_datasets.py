@@ -55,7 +55,7 @@ def test_bad_line_is_named_and_can_be_skipped(tmp_path, bad, error, expected, su
 
 
 BAD_PATHS = {
-    'misspelt name': ('arc1/trainig', r"arc1/trainig: neither a data set nor a file; did you mean 'arc1/training'"),
+    'misspelt name': ('arc1/trainig', r"arc1/trainig: neither a data set nor a file, did you mean 'arc1/training'"),
     'missing file': ('nowhere.jsonl', r'nowhere\.jsonl: neither a data set nor a file \(data sets: arc1/training'),
     'unknown kind': ('notes.txt', r'notes\.txt: tasks are read from \.json, \.jsonl, \.jsonl\.gz and folders'),
     'folder without tasks': ('outer', r'outer: no \*\.json in this folder; there are some in inner'),
@@ -78,9 +78,9 @@ def test_bad_path_gives_a_helpful_error(tmp_path, monkeypatch, name, expected):
 
 
 @pytest.mark.parametrize('spec, expected', [
-    ('arc1/training/00d62clb', r"arc1/training: no task '00d62clb'; did you mean '00d62c1b'"),
+    ('arc1/training/00d62clb', r"arc1/training: no task '00d62clb', did you mean '00d62c1b'"),
     ('arc1/evaluation/00d62c1b', r"arc1/evaluation: no task '00d62c1b'; it is in arc1/training"),
-    ('arc3/training/00d62c1b', r'arc3/training: neither a data set nor a file; did you mean'),
+    ('arc3/training/00d62c1b', r'arc3/training: neither a data set nor a file, did you mean'),
     ('00d62c1b', r'00d62c1b: a task is named as arc1/training/ID'),
     ('arc1/training', r'arc1/training: 400 tasks; name one of them as arc1/training/ID'),
 ])

@@ -265,7 +265,7 @@ def some_programs(n, seed=0):
     table, state, rule = rule_table(None), np.zeros(1, np.uint64), np.zeros((6, 3), np.int64)
     for index in range(n):
         seed_state(state, seed, index)
-        assert sample_rule(state, 1 + index % 6, table.takes, table.gives, table.n_values, table.values, table.weights, table.reach, rule)
+        assert sample_rule(state, 1 + index % 6, table, rule)
         yield from_array(rule)
 
 

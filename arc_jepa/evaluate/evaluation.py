@@ -23,17 +23,11 @@ from ..dsl.types import VALUE_BYTES, to_python
 from ..solve.guidance import Guidance
 from ..solve.search import warm_up
 from ..solve.solver import Solution, solve
+from ..statistics import as_number, geometric_ratio, wilson_interval
 
 # %% auto #0
-__all__ = ['wilson_interval', 'behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics',
-           'paired_ratio', 'Report', 'evaluate']
-
-# %% ../../nbs/50_evaluation.ipynb #500005
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    "95 % interval of a share: Wilson (1927), 'Probable inference, the law of succession, and statistical inference', equation 4."
-    from scipy.stats import binomtest
-    if n == 0: return 0.0, 1.0
-    return tuple(map(float, binomtest(int(successes), int(n)).proportion_ci(method='wilson')))
+__all__ = ['behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics', 'first_fits',
+           'programs_to_first_fit', 'Report', 'evaluate']
 
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
@@ -92,16 +86,20 @@ def distance_statistics(distances: np.ndarray, solved: np.ndarray) -> dict:
     return result
 
 # %% ../../nbs/50_evaluation.ipynb #500014
-def paired_ratio(first: Sequence[Solution], second: Sequence[Solution], draws: int = 2000) -> dict:
-    "Geometric mean over tasks that both fit of (programs until the first fit of `first`) / (of `second`), above 1 where `second` needs fewer; 95 % bootstrap interval; tasks that only one of them fits."
-    both = np.array([(a.found_after + 1, b.found_after + 1) for a, b in zip(first, second) if a.program and b.program], float).reshape(-1, 2)
-    result = {'tasks': len(both), 'only_first': sum(bool(a.program and not b.program) for a, b in zip(first, second)), 'only_second': sum(bool(b.program and not a.program) for a, b in zip(first, second)),
-              'ratio': None, 'ratio_interval': None, 'median_first': None, 'median_second': None}
-    if len(both) < 2: return result
-    logs = np.log(both[:, 0] / both[:, 1])
-    means = np.random.default_rng(0).choice(logs, (draws, len(logs))).mean(1)
-    return {**result, 'ratio': float(np.exp(logs.mean())), 'ratio_interval': [float(np.exp(np.quantile(means, q))) for q in (0.025, 0.975)],
-            'median_first': float(np.median(both[:, 0])), 'median_second': float(np.median(both[:, 1]))}
+def first_fits(results: Sequence[dict], variant: str) -> np.ndarray:
+    "float[T]: for each row of `results` the programs to the first fit of `variant`, that fit and the program of no steps included; NaN where nothing fitted."
+    after = [as_number(row[variant].get('found_after')) if isinstance(row.get(variant), dict) else None for row in results]
+    return np.array([np.nan if n is None else n + 1 for n in after], float)
+
+def programs_to_first_fit(results: Sequence[dict], first: str, second: str) -> dict:
+    "Geometric mean over the tasks that both variants fit of (programs to the first fit of `first`) / (of `second`), above 1 where `second` needs fewer; 95 % bootstrap interval; tasks that only one of them fits."
+    fits = np.stack([first_fits(results, first), first_fits(results, second)], 1)
+    fitted = np.isfinite(fits)
+    both = fits[fitted.all(1)]
+    ratio, interval = geometric_ratio(both)
+    medians = np.median(both, 0).tolist() if len(both) else (None, None)
+    return {'tasks': len(both), 'only_first': int((fitted[:, 0] & ~fitted[:, 1]).sum()), 'only_second': int((fitted[:, 1] & ~fitted[:, 0]).sum()),
+            'ratio': ratio, 'ratio_interval': interval and list(interval), 'median_first': medians[0], 'median_second': medians[1]}
 
 # %% ../../nbs/50_evaluation.ipynb #500017
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Report:
             lines.append(f'  {name:12s} solved {v["solved_count"]:4d} ({v["success_rate"]:.1%}, 95 % interval {low:.1%}-{high:.1%}), with one attempt {v["solved_one_attempt"]}, '
                          f'{v["avg_programs_tested"]:,.0f} programs and {v["cpu_s_per_item"]:.2f} CPU-s an item, prior: {v["prior"]}')
         for names, pair in self.json['programs_to_first_fit'].items():
-            if pair['ratio']: lines.append(f'  programs until the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}) over {pair["tasks"]} tasks that both fit')
+            if pair['ratio']: lines.append(f'  programs to the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}), geometric mean over {pair["tasks"]} tasks that both fit')
         return '\n'.join(lines)
 
 def _row(task: Task, solution: Solution) -> dict:
@@ -169,8 +167,9 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
         summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
     distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)
-    paired = {f'{names[0]} / {other}': paired_ratio(solutions[names[0]], solutions[other]) for other in names[1:]}
+    results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
+    paired = {f'{names[0]} / {other}': programs_to_first_fit(results, names[0], other) for other in names[1:]}
     return Report({'tasks': name, 'dataset': {'name': name, 'version': getattr(tasks, 'version', None), 'content_hash': getattr(tasks, 'content_hash', None)}, 'total_tasks': len(tasks_list),
                    'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries, 'programs_to_first_fit': paired,
                    'latent_distances': {**distance_statistics(distances, [s.solves(t) for t, s in zip(tasks_list, solutions[next(iter(variants))])]), 'trained': jepa.trained} if jepa is not None else None,
-                   'results': [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]}, solutions)
+                   'results': results}, solutions)

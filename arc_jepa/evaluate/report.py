@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ..config import write_atomic
+from ..config import read_json_lines, write_atomic
 from ..datasets import load_tasks
 from ..dsl.program import Failure, Program, ProgramError, parse, run_program
 from ..dsl.types import Type
+from .evaluation import first_fits, programs_to_first_fit
 from ..grid import COLOUR_NAMES, PALETTE, Task, grid_svg, task_html
+from ..jepa.diagnostics import FLOORS, MEASURES, above_floor, draw_retrieval, read_entry
+from ..statistics import as_number, sign_test
 
 # %% auto #0
-__all__ = ['SERIES', 'MEASURES', 'FLOORS', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'INTRODUCTION',
-           'STYLE', 'read_json', 'read_rows', 'as_number', 'count', 'percent', 'duration', 'span', 'escape',
-           'note_html', 'table_html', 'bars_html', 'figure_html', 'legend_above', 'log_axis', 'stages_html',
-           'data_html', 'training_html', 'above_floor', 'retrieval_html', 'sign_test', 'solved', 'found_after_both',
-           'comparison', 'figures_html', 'variants_html', 'distances_html', 'value_html', 'steps_html', 'solved_card',
-           'failed_card', 'spread', 'failures_html', 'solved_html', 'set_html', 'headline_html', 'write_report']
+__all__ = ['SERIES', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'INTRODUCTION', 'STYLE', 'read_json',
+           'read_rows', 'count', 'percent', 'duration', 'span', 'escape', 'note_html', 'table_html', 'bars_html',
+           'figure_html', 'legend_above', 'log_axis', 'stages_html', 'data_html', 'training_html', 'retrieval_html',
+           'solved', 'fits_of_both', 'solved_words', 'first_fit_words', 'comparison', 'figures_html', 'variants_html',
+           'distances_html', 'value_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html',
+           'solved_html', 'set_html', 'headline_html', 'write_report']
 
 # %% ../../nbs/53_report.ipynb #530008
 def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
@@ -41,22 +44,11 @@ def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
 
 def read_rows(path: Path) -> tuple[list[dict], str]:
     "The objects of a JSON-lines file, and a sentence if it is missing or some lines are broken (the last one is, after a kill)."
-    try: lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    try: rows, broken = read_json_lines(path)
     except OSError: return [], f'{path.name} is not there: this part of the run has not finished.'
-    rows = []
-    for line in lines:
-        try: row = json.loads(line)
-        except ValueError: continue
-        if isinstance(row, dict): rows.append(row)
-    bad = sum(bool(line.strip()) for line in lines) - len(rows)
-    return rows, f'{bad} unreadable line(s) of {path.name} were left out.' if bad else ''
+    return rows, f'{broken} unreadable line(s) of {path.name} were left out.' if broken else ''
 
 # %% ../../nbs/53_report.ipynb #530011
-def as_number(x: Any) -> float | None:
-    "`x` as a finite float; None for everything that is not a number, booleans included."
-    if isinstance(x, bool) or not isinstance(x, (int, float)): return None
-    return float(x) if math.isfinite(x) else None
-
 def count(x: Any, digits: int = 0) -> str:
     "A number with thousands separated, `–` for none."
     value = as_number(x)
@@ -222,6 +214,7 @@ def _draw_total(axes, rows: Sequence[dict]) -> None:
     axes.set(xlabel='step', ylabel='total loss')
     legend_above(axes)
 
+# %% ../../nbs/53_report.ipynb #530032
 def training_html(run_dir: Path) -> str:
     "Loss curves and margins with a sentence on where they ended."
     rows, note = read_rows(run_dir/'jepa'/'metrics.jsonl')
@@ -236,52 +229,13 @@ def training_html(run_dir: Path) -> str:
     ended = f'After {count(rows[-1].get("step"))} steps the margins over chance are, in nats: {words}.' if last else f'{count(rows[-1].get("step"))} steps are recorded.'
     return f'{note_html(note)}<p>{ended}{verdict}</p><div class="columns">{"".join(figures)}</div>'
 
-# %% ../../nbs/53_report.ipynb #530031
-MEASURES = {'cf32': 'which grid does this program make? (32, same input)', 'demo32': 'the same, rule inferred from two demonstrations', 'rule32': 'which program do the demonstrations mean? (32)',
-            'arc_easy': 'ARC-1: which is the test output? (64, of other tasks)', 'arc_hard': 'ARC-1: the same (64, plausible answers to this task)', 'op_probe': 'which operation was applied? (linear)'}
-FLOORS = {'untrained': 'untrained', 'untrained_fused': 'untrained, fused', 'statistics': 'hand statistics', 'pixels': 'pixels', 'chance': 'chance'}
-
-def _entry(row: dict, kind: str) -> tuple[float | None, float | None, float | None]:
-    "Value, low and high of `latent` or `fused`; a lone number has no interval."
-    entry = row.get(kind)
-    if not isinstance(entry, dict): return as_number(entry), None, None
-    return as_number(entry.get('value')), as_number(entry.get('low')), as_number(entry.get('high'))
-
-def above_floor(row: dict) -> str:
-    "In words: is what was learned above the best floor, given its interval?"
-    floors = {k: v for k, x in (row.get('floors') or {}).items() if (v := as_number(x)) is not None}
-    value, low, high = _entry(row, 'fused' if 'fused' in row else 'latent')
-    if value is None or not floors: return '–'
-    best = max(floors, key=floors.get)
-    name = FLOORS.get(best, best)
-    if low is not None and low > floors[best]: return f'above the best floor ({name})'
-    if high is not None and high < floors[best]: return f'BELOW its floor ({name})'
-    return f'not told apart from its floor ({name})'
-
 # %% ../../nbs/53_report.ipynb #530033
-def _draw_retrieval(axes, table: dict) -> None:
-    "Horizontal bars with their intervals, floors as marks on the same line."
-    names = [n for n in MEASURES if isinstance(table.get(n), dict)]
-    marks = {'untrained': ('X', SERIES[3]), 'statistics': ('D', SERIES[5]), 'pixels': ('s', SERIES[4]), 'chance': ('|', _INK)}
-    for kind, offset, colour in (('latent', -.19, SERIES[1]), ('fused', .19, SERIES[2])):
-        found = [(i, *_entry(table[n], kind)) for i, n in enumerate(names) if _entry(table[n], kind)[0] is not None]
-        if not found: continue
-        at, value = np.array([f[0] for f in found]), np.array([f[1] for f in found])
-        error = [[max(v - l, 0) if l is not None else 0 for _, v, l, _ in found], [max(h - v, 0) if h is not None else 0 for _, v, _, h in found]]
-        axes.barh(at + offset, value, .36, xerr=error, color=colour, alpha=.85, label=kind, error_kw={'lw': 1, 'ecolor': _INK})
-    for floor, (shape, colour) in marks.items():
-        found = [(i, v) for i, n in enumerate(names) if (v := as_number((table[n].get('floors') or {}).get(floor))) is not None]
-        if found: axes.scatter([v for _, v in found], [i for i, _ in found], marker=shape, color=colour, s=38, zorder=3, label=FLOORS[floor], linewidths=1.5 if shape == '|' else .5)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel='truth ranked first (share of tasks)')
-    axes.invert_yaxis()
-    axes.legend(loc='lower left', bbox_to_anchor=(-.02, 1), ncols=6, handlelength=1.2, columnspacing=1, borderpad=0)
-
 def retrieval_html(run_dir: Path) -> str:
     "The retrieval table beside its floors, as a table and as bars."
     table, note = read_json(run_dir/'retrieval.json')
     if not table: return note_html(note or 'retrieval.json is empty.')
     def share(row, kind):
-        value, low, high = _entry(row, kind)
+        value, low, high = read_entry(row, kind)
         return '' if value is None else f'<b>{percent(value)}</b><br><small class="whole">{span([low, high]) if low is not None else ""}</small>'
     rows = [[f'<b>{name}</b><br><small>{question}</small>', share(row, 'latent'), share(row, 'fused'), *[percent(v) if (v := (row.get('floors') or {}).get(f)) is not None else '' for f in FLOORS], count(row.get('n')), above_floor(row)]
             for name, question in MEASURES.items() if isinstance(row := table.get(name), dict)]
@@ -289,44 +243,49 @@ def retrieval_html(run_dir: Path) -> str:
     words = '' if table.get('trained') else '<p class="alarm"><strong>These are weights that were not trained.</strong></p>'
     words += ('<p>How to read it: the share of tasks on which the true answer gets the best score, with its 95 % interval. <em>Latent</em> is the network alone, <em>fused</em> adds hand-made statistics of the demonstrations. What stands to the right needs '
               'no learning: the same network with random weights, those statistics alone, likeness to the input, guessing. Only what is above all of them was learned.</p>')
-    if _entry(rank, 'latent')[0] is not None:
-        words += f'<p>Effective rank of the latents: {count(_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
-    chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: _draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (.8, .5))
+    if read_entry(rank, 'latent')[0] is not None:
+        words += f'<p>Effective rank of the latents: {count(read_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
+    chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (.8, .5))
     return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows)
 
 # %% ../../nbs/53_report.ipynb #530036
-def sign_test(one: int, other: int) -> float:
-    "Two-sided exact probability of a split at least as uneven as `one` to `other`, when both sides are equally likely."
-    n = one + other
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(one, other) + 1)) / 2 ** n)
-
 def solved(row: Any, variant: str) -> bool:
     "Did `variant` solve the task of this result?"
     return isinstance(row.get(variant), dict) and bool(row[variant].get('solved'))
 
-def found_after_both(results: Sequence[dict], base: str, other: str) -> np.ndarray:
-    "float[n, 2]: programs tested until the first fit, for tasks that both variants solved; at least 1."
-    pairs = [[as_number(r[v].get('found_after')) for v in (base, other)] for r in results if solved(r, base) and solved(r, other)]
-    return np.maximum([p for p in pairs if None not in p], 1.0).reshape(-1, 2)
+def fits_of_both(results: Sequence[dict], base: str, other: str) -> np.ndarray:
+    "float[n, 2]: programs to the first fit, for tasks that both variants fit."
+    fits = np.stack([first_fits(results, base), first_fits(results, other)], 1)
+    return fits[np.isfinite(fits).all(1)]
 
 # %% ../../nbs/53_report.ipynb #530038
 def _sign_words(one: int, other: int) -> str:
     p = sign_test(one, other)
     return f'sign test p = {p:.2g}: {"more than chance explains" if p < .05 else "chance explains that"}'
 
-def comparison(results: Sequence[dict], base: str, other: str) -> str:
-    "In words, from the results: what `other` changes against `base`, and whether that could be chance."
+def solved_words(results: Sequence[dict], base: str, other: str) -> str:
+    "In words, from the results: how many tasks more or fewer `other` solved, and whether that could be chance."
     more, fewer = (sum(solved(r, a) and not solved(r, b) for r in results) for a, b in ((other, base), (base, other)))
     total = more - fewer
     verb = f'solved {total} more' if total > 0 else f'solved {-total} FEWER' if total < 0 else 'solved as many'
     words = f'{other} {verb} {"task" if abs(total) == 1 else "tasks"} {"than" if total else "as"} {base}: {more} that only {other} solved, {fewer} that only {base} solved'
-    words += f' ({_sign_words(more, fewer)}).' if more + fewer else '.'
-    pairs = found_after_both(results, base, other)
-    if not len(pairs): return words + ' No task was solved by both, so their speed cannot be compared.'
-    low, middle, high = np.quantile(pairs[:, 0] / pairs[:, 1], (.25, .5, .75))
-    faster, slower = int((pairs[:, 1] < pairs[:, 0]).sum()), int((pairs[:, 1] > pairs[:, 0]).sum())
-    judged = f'{other} finds its first fit {middle:.1f} times sooner' if middle > 1.05 else f'{other} needs {1 / middle:.1f} times MORE programs to its first fit' if middle < .95 else 'both find their first fit after about as many programs'
-    return words + f' On the {len(pairs)} tasks that both solved, {judged} in the median (middle half of tasks: {low:.2g} to {high:.2g} times); sooner on {faster}, later on {slower} ({_sign_words(faster, slower)}).'
+    return words + (f' ({_sign_words(more, fewer)}).' if more + fewer else '.')
+
+def first_fit_words(results: Sequence[dict], base: str, other: str) -> str:
+    "In words: `programs_to_first_fit` with its interval, and on how many tasks `other` needed fewer or more."
+    found, pairs = programs_to_first_fit(results, base, other), fits_of_both(results, base, other)
+    if found['ratio'] is None: return f'{"Only one task was" if len(pairs) else "No task was"} fitted by both, so the programs to their first fit cannot be compared.'
+    low, high = found['ratio_interval']
+    fewer, more = int((pairs[:, 1] < pairs[:, 0]).sum()), int((pairs[:, 1] > pairs[:, 0]).sum())
+    times = f'{found["ratio"]:.2g} times (95 % interval {low:.2g} to {high:.2g})'
+    if low > 1: judged = f'{other} needs fewer programs to its first fit: {base} needs {times} as many'
+    elif high < 1: judged = f'{other} needs MORE programs to its first fit: {base} needs only {times} as many'
+    else: judged = f'neither needs clearly fewer programs to its first fit: {base} needs {times} as many'
+    return f'On the {found["tasks"]} tasks that both fit, {judged} (geometric mean); fewer on {fewer}, more on {more} ({_sign_words(fewer, more)}).'
+
+def comparison(results: Sequence[dict], base: str, other: str) -> str:
+    "In words, from the results: what `other` changes against `base`, in tasks solved and in programs to the first fit."
+    return solved_words(results, base, other) + ' ' + first_fit_words(results, base, other)
 
 # %% ../../nbs/53_report.ipynb #530041
 def _values(results: Sequence[dict], variant: str, key: str, which: bool) -> np.ndarray:
@@ -355,7 +314,7 @@ def _draw_tested(axes, results, variants) -> None:
     legend_above(axes)
 
 def _draw_scatter(axes, results, base: str, other: str) -> None:
-    pairs = found_after_both(results, base, other)
+    pairs = fits_of_both(results, base, other)
     top = max(pairs.max() if len(pairs) else 10, 10) * 1.5
     axes.plot([1, top], [1, top], color=_INK, ls=':', lw=1)
     axes.scatter(pairs[:, 0], pairs[:, 1], s=14, alpha=.6, color=SERIES[1], edgecolors='none')
@@ -368,7 +327,7 @@ def figures_html(stem: str, results: Sequence[dict], variants: Sequence[str]) ->
     parts = [figure_html(f'{stem}-growth', 'Tasks solved within so many programs.', lambda a: _draw_growth(a, results, variants)),
              figure_html(f'{stem}-tested', 'Programs tested until the first fit; tasks that were not solved count with all that were tested, the peak at the right.', lambda a: _draw_tested(a, results, variants))]
     if len(variants) > 1:
-        parts.append(figure_html(f'{stem}-scatter', 'Tasks that both solved; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1]), margins=(.85, .5)))
+        parts.append(figure_html(f'{stem}-scatter', 'Tasks that both fit; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1]), margins=(.85, .5)))
     return f'<div class="columns">{"".join(parts)}</div>'
 
 # %% ../../nbs/53_report.ipynb #530045
@@ -484,34 +443,43 @@ def solved_html(tasks, results: list[dict], variants: Sequence[str]) -> str:
     listed = f'<details><summary>{len(rest)} more solved tasks, as a list</summary>{table_html(("task", "program", *map(escape, variants)), rows)}</details>' if rest else ''
     return (f'<p>{len(cards)} of {len(order)} are drawn, those with the most steps first. Tags: which variant solved it (✓, ✗) and after how many programs its first fit came.</p>' + ''.join(cards) + listed)
 
+# %% ../../nbs/53_report.ipynb #530070
+def _set_words(stem: str, data: dict) -> str:
+    "What was solved under which rules, and where the tasks come from."
+    dataset, budget = data.get('dataset') or {}, data.get('budget') or {}
+    limits = [f'{count(budget.get("max_nodes"))} programs' if budget.get('max_nodes') else '', f'{count(budget.get("seconds"))} CPU seconds' if budget.get('seconds') else '']
+    words = f'{count(data.get("total_tasks"))} tasks, two attempts a test, all tests of a task must be right. Budget a task: {" and ".join(filter(None, limits)) or "not recorded"}, the same for every variant.'
+    if _is_reserved(stem): words += ' This split is reported and was not tuned on: nothing on its failures is analysed.'
+    source = ' · '.join(escape(x) for x in (Path(str(dataset.get('name') or data.get('tasks'))).name if stem == 'synthetic' else dataset.get('name'), dataset.get('version'), dataset.get('content_hash')) if x)
+    return f'<p>{words}<br><small>{source}</small></p>'
+
+def _is_reserved(stem: str) -> bool: return 'evaluation' in stem
+
 def _tasks_of(run_dir: Path, stem: str, data: dict):
     "The tasks that a result is about: a published set by name, or a manifest of the run."
     own = run_dir/'data'/'heldout.jsonl'
     name = str((data.get('dataset') or {}).get('name') or data.get('tasks') or '').split('[')[0]
     return load_tasks(own if stem == 'synthetic' and own.is_file() else name)
 
+def _drawn_html(run_dir: Path, stem: str, data: dict, results: list[dict], variants: Sequence[str]) -> str:
+    "Solved and failed tasks, as far as the set still has them."
+    try: tasks = _tasks_of(run_dir, stem, data)
+    except (OSError, ValueError) as error: return note_html(f'The tasks cannot be drawn: {str(error)[:200]}')
+    known = [r for r in results if str(r['id']) in tasks]
+    gone = note_html(f'{len(results) - len(known)} results are on tasks that are not in the set any more.') if len(known) < len(results) else ''
+    won = [r for r in known if any(solved(r, v) for v in variants)]
+    lost = [r for r in known if not any(solved(r, v) for v in variants)]
+    return f'{gone}<h3>Solved</h3>{solved_html(tasks, won, variants)}<h3>Not solved</h3>{failures_html(tasks, lost, variants, _is_reserved(stem))}'
+
 def set_html(run_dir: Path, stem: str, data: dict) -> str:
     "Everything on one set of tasks: the table of variants, the comparison in words, figures, solved and failed tasks."
     variants = [v for v, x in (data.get('variants') or {}).items() if isinstance(x, dict)]
     results = [r for r in data.get('results') or [] if isinstance(r, dict) and 'id' in r]
-    reserved = 'evaluation' in stem
-    dataset, budget = data.get('dataset') or {}, data.get('budget') or {}
-    limits = [f'{count(budget.get("max_nodes"))} programs' if budget.get('max_nodes') else '', f'{count(budget.get("seconds"))} CPU seconds' if budget.get('seconds') else '']
-    words = f'{count(data.get("total_tasks"))} tasks, two attempts a test, all tests of a task must be right. Budget a task: {" and ".join(filter(None, limits)) or "not recorded"}, the same for every variant.'
-    if reserved: words += ' This split is reported and was not tuned on: nothing on its failures is analysed.'
-    source = ' · '.join(escape(x) for x in (Path(str(dataset.get('name') or data.get('tasks'))).name if stem == 'synthetic' else dataset.get('name'), dataset.get('version'), dataset.get('content_hash')) if x)
-    parts = [f'<p>{words}<br><small>{source}</small></p>', variants_html(data)]
+    parts = [_set_words(stem, data), variants_html(data)]
     parts += [f'<p class="verdict">{escape(comparison(results, variants[0], other))}</p>' for other in variants[1:] if results]
     parts.append(distances_html(data.get('latent_distances')))
     if not results or not variants: return ''.join(parts) + note_html('No results of single tasks are recorded.')
-    parts.append(figures_html(stem, results, variants))
-    try: tasks = _tasks_of(run_dir, stem, data)
-    except (OSError, ValueError) as error: return ''.join(parts) + note_html(f'The tasks cannot be drawn: {str(error)[:200]}')
-    known = [r for r in results if str(r['id']) in tasks]
-    if len(known) < len(results): parts.append(note_html(f'{len(results) - len(known)} results are on tasks that are not in the set any more.'))
-    won = [r for r in known if any(solved(r, v) for v in variants)]
-    lost = [r for r in known if not any(solved(r, v) for v in variants)]
-    return ''.join(parts) + f'<h3>Solved</h3>{solved_html(tasks, won, variants)}<h3>Not solved</h3>{failures_html(tasks, lost, variants, reserved)}'
+    return ''.join([*parts, figures_html(stem, results, variants), _drawn_html(run_dir, stem, data, results, variants)])
 
 # %% ../../nbs/53_report.ipynb #530059
 SETS = {'synthetic': 'Held-out generated tasks', 'arc1_training': 'ARC-1 training', 'arc1_evaluation': 'ARC-1 evaluation', 'arc2_training': 'ARC-2 training', 'arc2_evaluation': 'ARC-2 evaluation'}
@@ -522,22 +490,28 @@ INTRODUCTION = ('<p>Generated tasks, a network trained on such tasks, and a sear
 
 def _tile(label: str, figure: str, words: str) -> str: return f'<div class="tile"><small>{label}</small><b>{figure}</b><span>{words}</span></div>'
 
-def headline_html(run: dict, sets: dict[str, dict]) -> str:
-    "A tile for each set of tasks, one for the ratio of programs, one for the time."
-    tiles = []
-    for stem in EXPECTED + tuple(s for s in sets if s not in EXPECTED):
-        variants = {k: v for k, v in ((sets.get(stem) or {}).get('variants') or {}).items() if isinstance(v, dict)}
-        label = escape(SETS.get(stem, stem))
-        if not variants: tiles.append(_tile(label, '–', 'not finished')); continue
-        best = max(variants, key=lambda v: as_number(variants[v].get('solved_count')) or 0)
-        others = ' · '.join(f'{escape(k)} {count(v.get("solved_count"))}' for k, v in variants.items() if k != best)
-        tiles.append(_tile(label, f'{count(variants[best].get("solved_count"))}<i> of {count(sets[stem].get("total_tasks"))}</i>', f'{escape(best)}, <span class="whole">{span(variants[best].get("success_interval"))}</span>{"<br>" + others if others else ""}'))
+def _set_tile(stem: str, data: dict) -> str:
+    "What the best variant solved of one set of tasks, with its interval and the others behind it."
+    variants, label = {k: v for k, v in (data.get('variants') or {}).items() if isinstance(v, dict)}, escape(SETS.get(stem, stem))
+    if not variants: return _tile(label, '–', 'not finished')
+    best = max(variants, key=lambda v: as_number(variants[v].get('solved_count')) or 0)
+    others = ' · '.join(f'{escape(k)} {count(v.get("solved_count"))}' for k, v in variants.items() if k != best)
+    return _tile(label, f'{count(variants[best].get("solved_count"))}<i> of {count(data.get("total_tasks"))}</i>',
+                 f'{escape(best)}, <span class="whole">{span(variants[best].get("success_interval"))}</span>{"<br>" + others if others else ""}')
+
+def _first_fit_tile(sets: dict[str, dict]) -> str:
+    "`programs_to_first_fit` of the first set that has it; nothing where none has."
     for stem in (s for s in EXPECTED if s in sets):
         names = list(sets[stem].get('variants') or {})
-        pairs = found_after_both([r for r in sets[stem].get('results') or [] if isinstance(r, dict)], names[0], names[-1]) if len(names) > 1 else ()
-        if len(pairs):
-            tiles.append(_tile('Programs to the first fit', f'{np.median(pairs[:, 0] / pairs[:, 1]):.2g}<i> ×</i>', f'{escape(names[0])} ÷ {escape(names[-1])}, median of {len(pairs)} tasks, {escape(SETS.get(stem, stem))}'))
-            break
+        found = programs_to_first_fit([r for r in sets[stem].get('results') or [] if isinstance(r, dict)], names[0], names[-1]) if len(names) > 1 else {'ratio': None}
+        if found['ratio'] is None: continue
+        low, high = found['ratio_interval']
+        return _tile('Programs to the first fit', f'{found["ratio"]:.2g}<i> ×</i>', f'{escape(names[0])} ÷ {escape(names[-1])}, <span class="whole">{low:.2g}–{high:.2g}</span>, geometric mean of the {found["tasks"]} tasks that both fit, {escape(SETS.get(stem, stem))}')
+    return ''
+
+def headline_html(run: dict, sets: dict[str, dict]) -> str:
+    "A tile for each set of tasks, one for the ratio of programs, one for the time."
+    tiles = [_set_tile(stem, sets.get(stem) or {}) for stem in EXPECTED + tuple(s for s in sets if s not in EXPECTED)] + [_first_fit_tile(sets)]
     seconds = [as_number(s.get('seconds')) or 0 for s in run.get('stages') or [] if isinstance(s, dict)]
     tiles.append(_tile('Time', f'{sum(seconds) / 60:.1f}<i> min</i>' if any(seconds) else '–', f'on {escape((run.get("machine") or {}).get("cores"))} cores'))
     return f'<div class="tiles">{"".join(tiles)}</div>'

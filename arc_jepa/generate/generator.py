@@ -9,12 +9,12 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Iterator
+from typing import Annotated, Iterator, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 from ..compiled import call_kernel, jit, pointer
-from ..config import Config, config_hash, load_config, save_config, write_atomic
+from ..config import Config, config_hash, did_you_mean, load_config, save_config, write_atomic
 from ..datasets import content_key, write_manifest
 from ..grid import PackedGrids, Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
@@ -24,9 +24,9 @@ from .scenes import FAMILIES, between, draw, draw_scene, seed_state
 
 # %% auto #0
 __all__ = ['MAX_PAIRS', 'TRAINING_CURRICULUM', 'GridConfig', 'PhaseConfig', 'GenerateConfig', 'RuleTable', 'rule_table',
-           'sample_rule', 'run_rule', 'same_value', 'every_step_matters', 'sample_pairs', 'sample_tasks', 'stream',
-           'sample_arrays', 'rule_trace', 'iterate_tasks', 'generate', 'sample_counterfactuals', 'sample_training',
-           'TaskBatch', 'sample_batch']
+           'sample_rule', 'Workshop', 'workshop', 'run_rule', 'same_value', 'every_step_matters', 'sample_pairs',
+           'Grids', 'room_for', 'Order', 'sample_tasks', 'stream', 'sample_arrays', 'rule_trace', 'iterate_tasks',
+           'generate', 'Others', 'sample_counterfactuals', 'Mixture', 'sample_training', 'TaskBatch', 'sample_batch']
 
 # %% ../../nbs/19_generator.ipynb #190005
 MAX_PAIRS = 8        # of one task, demonstrations and tests: what the compiled loops have room for
@@ -67,8 +67,7 @@ class GenerateConfig(Config):
 # %% ../../nbs/19_generator.ipynb #190007
 _GENERATED = [op for op in OPS if not op.operand and op.name != 'map_colours']
 
-@dataclass(frozen=True)
-class RuleTable:
+class RuleTable(NamedTuple):
     "Arrays over operations: types as bit sets and numbers, searched argument values, weights; and reachability."
     takes: np.ndarray      # uint8[N_OPS]: bit t set when type t is accepted
     gives: np.ndarray      # uint8[N_OPS]
@@ -80,11 +79,8 @@ class RuleTable:
 
 def rule_table(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, float], ...] = ()) -> RuleTable:
     "The table for the operations in `primitives` (all if None). Raises ValueError for a name that does not exist, with a suggestion."
-    import difflib
     for name in list(primitives or ()) + [n for n, _ in weights]:
-        if name not in OP_BY_NAME:
-            near = difflib.get_close_matches(name, list(OP_BY_NAME), 1)
-            raise ValueError(f'no operation {name!r}' + (f', did you mean {near[0]!r}?' if near else ''))
+        if name not in OP_BY_NAME: raise ValueError(f'no operation {name!r}{did_you_mean(name, OP_BY_NAME)}')
     takes, gives, weight = np.zeros(N_OPS, np.uint8), np.zeros(N_OPS, np.uint8), np.zeros(N_OPS)
     n_values, values, is_colour = np.zeros((N_OPS, 2), np.int64), np.zeros((N_OPS, 2, 16), np.int64), np.zeros((N_OPS, 2), np.uint8)
     for op in _GENERATED:
@@ -102,9 +98,10 @@ def rule_table(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, flo
 
 # %% ../../nbs/19_generator.ipynb #190010
 @jit
-def sample_rule(state, length, takes, gives, n_values, values, weights, reach, rule):
-    "Write `length` steps (number, argument, argument) to `rule` (int64[6, 3], −1 = no argument); False if the table allows none."
+def sample_rule(state, length, table, rule):
+    "Write `length` steps of `table`'s operations (number, argument, argument) to `rule` (int64[6, 3], −1 = no argument); False if the table allows none."
     kind = GRID
+    takes, gives, n_values, values, weights, reach = table.takes, table.gives, table.n_values, table.values, table.weights, table.reach
     for i in range(MAX_STEPS_IN_ARRAY): rule[i, 0], rule[i, 1], rule[i, 2] = 0, -1, -1
     for i in range(length):
         total = 0.0
@@ -126,18 +123,26 @@ def sample_rule(state, length, takes, gives, n_values, values, weights, reach, r
     return True
 
 # %% ../../nbs/19_generator.ipynb #190013
+class Workshop(NamedTuple):
+    "What compiled code needs to run rules: addresses of the operations, two values in turn, memory for one operation."
+    addresses: np.ndarray  # int64[N_OPS]
+    buffers: np.ndarray    # uint8[2, VALUE_BYTES]
+    work: np.ndarray       # uint8[WORK_BYTES]
+
+def workshop() -> Workshop: return Workshop(op_addresses(), np.zeros((2, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8))
+
 @jit
-def run_rule(addresses, rule, skip, source, buffers, work):
-    """Run the steps of `rule` but number `skip` (−1: all) on the value at `source`; returns the row of `buffers` (uint8[2, VALUE_BYTES]) that holds the result, or −1.
+def run_rule(shop, rule, skip, source):
+    """Run the steps of `rule` but number `skip` (−1: all) on the value at `source`; returns the row of `shop.buffers` that holds the result, or −1.
 
     With `skip` −1 a step that changes nothing is a failure too."""
-    at = -1
+    at, buffers = -1, shop.buffers
     for i in range(MAX_STEPS_IN_ARRAY):
         if rule[i, 0] == 0: break
         if i == skip: continue
         to = 0 if at == 1 else 1
         value = source if at < 0 else buffers[at]
-        status = call_kernel(addresses[rule[i, 0]], pointer(value, 0), pointer(value, 0), pointer(buffers[to], 0), pointer(work, 0), max(rule[i, 1], 0), max(rule[i, 2], 0))
+        status = call_kernel(shop.addresses[rule[i, 0]], pointer(value, 0), pointer(value, 0), pointer(buffers[to], 0), pointer(shop.work, 0), max(rule[i, 1], 0), max(rule[i, 2], 0))
         if status != OK: return -1
         if skip < 0 and same_value(value, buffers[to]): return -1
         at = to
@@ -162,17 +167,17 @@ def _colours_in(value):
     return n
 
 @jit
-def every_step_matters(addresses, rule, takes, gives, source, result, buffers, work):
+def every_step_matters(shop, rule, table, source, result):
     "False when the chain without one of its steps is well typed and still gives `result`."
     for i in range(MAX_STEPS_IN_ARRAY):
         if rule[i, 0] == 0: break
-        before = GRID if i == 0 else np.int64(gives[rule[i - 1, 0]])
+        before = GRID if i == 0 else np.int64(table.gives[rule[i - 1, 0]])
         if rule[1, 0] == 0: continue                                                  # a single step: run_rule has seen to it
         if i + 1 < MAX_STEPS_IN_ARRAY and rule[i + 1, 0]:
-            if not (takes[rule[i + 1, 0]] >> before) & 1: continue
+            if not (table.takes[rule[i + 1, 0]] >> before) & 1: continue
         elif before != GRID: continue
-        at = run_rule(addresses, rule, i, source, buffers, work)
-        if at >= 0 and same_value(buffers[at], result): return False
+        at = run_rule(shop, rule, i, source)
+        if at >= 0 and same_value(shop.buffers[at], result): return False
     return True
 
 # %% ../../nbs/19_generator.ipynb #190015
@@ -200,18 +205,19 @@ def _palette(state, rule, is_colour, palette):
         palette[k], palette[j] = palette[j], palette[k]
     return n
 
+# %% ../../nbs/19_generator.ipynb #190039
 @jit
-def sample_pairs(state, addresses, rule, takes, gives, is_colour, low, high, n_pairs, inputs, outputs, buffers, work, rejected):
-    """Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` (uint8[·, VALUE_BYTES]) with scenes on which every step of `rule` matters; False after four families.
+def sample_pairs(state, shop, rule, table, sides, n_pairs, inputs, outputs, rejected):
+    """Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` (uint8[·, VALUE_BYTES]) with scenes (sides from `sides[0]` to `sides[1]`) on which every step of `rule` matters; False after four families.
 
     `rejected` (int64[4]) counts: step fails or does nothing, a step is superfluous, trivial or too large a result, all results alike."""
-    palette = np.zeros(16, np.int64)
+    palette, buffers = np.zeros(16, np.int64), shop.buffers
     for _ in range(4):
-        family, n_palette, done, tries = draw(state, len(FAMILIES)), _palette(state, rule, is_colour, palette), 0, 0
+        family, n_palette, done, tries = draw(state, len(FAMILIES)), _palette(state, rule, table.is_colour, palette), 0, 0
         while done < n_pairs and tries < 8 + 3 * done:
             tries += 1
-            draw_scene(state, family, low, high, palette, n_palette, inputs[done])
-            at = run_rule(addresses, rule, -1, inputs[done], buffers, work)
+            draw_scene(state, family, sides[0], sides[1], palette, n_palette, inputs[done])
+            at = run_rule(shop, rule, -1, inputs[done])
             if at < 0:
                 rejected[0] += 1
                 continue
@@ -219,7 +225,7 @@ def sample_pairs(state, addresses, rule, takes, gives, is_colour, low, high, n_p
             if outputs[done, 1] > 30 or outputs[done, 2] > 30 or same_value(inputs[done], outputs[done]) or (_colours_in(outputs[done]) < 2 and np.int64(outputs[done, 1]) * np.int64(outputs[done, 2]) > 9):
                 rejected[2] += 1
                 continue
-            if not every_step_matters(addresses, rule, takes, gives, inputs[done], outputs[done], buffers, work):
+            if not every_step_matters(shop, rule, table, inputs[done], outputs[done]):
                 rejected[1] += 1
                 continue
             repeated = False
@@ -248,30 +254,53 @@ def _copy_grid(value, cells, at):
     return at + n
 
 @jit
-def sample_tasks(seed, first, n_tasks, cumulative, fewest, most, extra, addresses, takes, gives, n_values, values, is_colour, weights, reach, low, high,
-                 cells, heights, widths, programs, n_pairs, rejected):
-    """Tasks `first` … `first + n_tasks − 1` of `seed`. Writes to `cells` (flat), `heights`, `widths` (a grid each), `programs` int16[n, 6, 3], `n_pairs` int64[n]; returns bytes used.
+def _write_pairs(inputs, outputs, n_pairs, to, grid, used):
+    "Append the pairs of one task to `to`, from grid number `grid` and byte `used`; returns the next of both."
+    for k in range(n_pairs):
+        to.heights[grid], to.widths[grid], to.heights[grid + 1], to.widths[grid + 1] = inputs[k, 1], inputs[k, 2], outputs[k, 1], outputs[k, 2]
+        used = _copy_grid(outputs[k], to.cells, _copy_grid(inputs[k], to.cells, used))
+        grid += 2
+    return grid, used
 
-    A task has `fewest`-`most` demonstrations and `extra` test pairs. Returns −1 when the table cannot make a task at all."""
+# %% ../../nbs/19_generator.ipynb #190040
+class Grids(NamedTuple):
+    "Room for grids behind each other: their cells flat, a height and a width each."
+    cells: np.ndarray      # uint8[bytes]
+    heights: np.ndarray    # uint8[grids]
+    widths: np.ndarray     # uint8[grids]
+
+def room_for(n_grids: int) -> Grids: return Grids(np.empty(n_grids * 900, np.uint8), np.zeros(n_grids, np.uint8), np.zeros(n_grids, np.uint8))
+
+class Order(NamedTuple):
+    "Which tasks are wanted: numbers `first` to `first + n_tasks − 1` of `seed`, with `fewest` to `most` demonstrations and `tests` test pairs, scenes with sides from `sides[0]` to `sides[1]`."
+    seed: int
+    first: int
+    n_tasks: int
+    fewest: int
+    most: int
+    tests: int
+    sides: tuple[int, int]
+
+@jit
+def sample_tasks(order, cumulative, shop, table, to, programs, n_pairs, rejected):
+    """The tasks of `order`, rules from `table` with lengths by `cumulative`. Writes to `to` (`Grids`), `programs` int16[n, 6, 3], `n_pairs` int64[n]; returns bytes used.
+
+    Returns −1 when the table cannot make a task at all."""
     state, rule = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64)
     inputs, outputs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8)
-    buffers, work = np.zeros((2, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8)
-    used, grid = 0, 0
-    for task in range(n_tasks):
-        seed_state(state, seed, first + task)
-        pairs, length, tries = between(state, fewest, most) + extra, _length(state, cumulative), 0
+    grid, used = 0, 0
+    for task in range(order.n_tasks):
+        seed_state(state, order.seed, order.first + task)
+        pairs, length, tries = between(state, order.fewest, order.most) + order.tests, _length(state, cumulative), 0
         while True:
             tries += 1
             if tries > 20_000: return -1
-            if not sample_rule(state, length, takes, gives, n_values, values, weights, reach, rule): continue
-            if sample_pairs(state, addresses, rule, takes, gives, is_colour, low, high, pairs, inputs, outputs, buffers, work, rejected): break
+            if not sample_rule(state, length, table, rule): continue
+            if sample_pairs(state, shop, rule, table, order.sides, pairs, inputs, outputs, rejected): break
         for i in range(MAX_STEPS_IN_ARRAY):
             for j in range(3): programs[task, i, j] = rule[i, j]
         n_pairs[task] = pairs
-        for k in range(pairs):
-            heights[grid], widths[grid], heights[grid + 1], widths[grid + 1] = inputs[k, 1], inputs[k, 2], outputs[k, 1], outputs[k, 2]
-            used = _copy_grid(outputs[k], cells, _copy_grid(inputs[k], cells, used))
-            grid += 2
+        grid, used = _write_pairs(inputs, outputs, pairs, to, grid, used)
     return used
 
 # %% ../../nbs/19_generator.ipynb #190020
@@ -295,9 +324,10 @@ def _phase_table(config: GenerateConfig, phase: str) -> tuple[RuleTable, np.ndar
     if shares.sum() <= 0: raise ValueError(f'phases.{phase}.lengths: all weights are zero')
     return table, np.cumsum(shares / shares.sum())
 
-def _packed(cells, heights, widths, n_grids) -> PackedGrids:
-    sizes = heights[:n_grids].astype(np.int64) * widths[:n_grids]
-    return PackedGrids(cells, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if n_grids else np.zeros(0, np.int64), heights[:n_grids], widths[:n_grids])
+def _packed(grids: Grids, used: int, n_grids: int) -> PackedGrids:
+    "The first `n_grids` of `grids`, `used` bytes."
+    sizes = grids.heights[:n_grids].astype(np.int64) * grids.widths[:n_grids]
+    return PackedGrids(grids.cells[:used].copy(), np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if n_grids else np.zeros(0, np.int64), grids.heights[:n_grids], grids.widths[:n_grids])
 
 def _check_pairs(pairs: int):
     if not 2 <= pairs <= MAX_PAIRS: raise ValueError(f'pairs is {pairs}; a task has 2 to {MAX_PAIRS}')
@@ -307,19 +337,13 @@ def sample_arrays(config: GenerateConfig, phase: str, first: int, n_tasks: int, 
 
     `pairs` fixes the number of pairs a task (training); otherwise demonstrations and tests follow the config."""
     table, cumulative = _phase_table(config, phase)
-    fewest, most = config.demonstrations
-    extra = config.tests
-    if pairs is not None:
-        _check_pairs(pairs)
-        fewest, most, extra = pairs - 1, pairs - 1, 1
-    seed = stream('manifest', config.seed, list(config.phases).index(phase))
-    heights, widths = np.zeros(n_tasks * (most + extra) * 2, np.uint8), np.zeros(n_tasks * (most + extra) * 2, np.uint8)
-    cells, programs = np.empty(len(heights) * 900, np.uint8), np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16)
-    n_pairs, rejected = np.zeros(n_tasks, np.int64), np.zeros(4, np.int64)
-    used = sample_tasks(seed, first, n_tasks, cumulative, fewest, most, extra, op_addresses(), table.takes, table.gives, table.n_values, table.values, table.is_colour, table.weights, table.reach,
-                        config.grid.min_size, config.grid.max_size, cells, heights, widths, programs, n_pairs, rejected)
+    if pairs is not None: _check_pairs(pairs)
+    fewest, most, tests = (*config.demonstrations, config.tests) if pairs is None else (pairs - 1, pairs - 1, 1)
+    order = Order(stream('manifest', config.seed, list(config.phases).index(phase)), first, n_tasks, fewest, most, tests, (config.grid.min_size, config.grid.max_size))
+    to, programs, n_pairs, rejected = room_for(n_tasks * (most + tests) * 2), np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16), np.zeros(n_tasks, np.int64), np.zeros(4, np.int64)
+    used = sample_tasks(order, cumulative, workshop(), table, to, programs, n_pairs, rejected)
     if used < 0: raise ValueError(f'phases.{phase}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')
-    return _packed(cells[:used].copy(), heights, widths, int(n_pairs.sum()) * 2), programs, n_pairs, rejected
+    return _packed(to, used, int(n_pairs.sum()) * 2), programs, n_pairs, rejected
 
 # %% ../../nbs/19_generator.ipynb #190027
 @dataclass
@@ -409,10 +433,16 @@ def generate(config: GenerateConfig, directory: Path | str, progress: bool = Tru
     return summary
 
 # %% ../../nbs/19_generator.ipynb #190032
+class Others(NamedTuple):
+    "Room for the counterfactuals of one task: the values, the programs that made them, and hashes of what is there already."
+    outputs: np.ndarray    # uint8[K, VALUE_BYTES]
+    programs: np.ndarray   # int64[K, 6, 3]
+    hashes: np.ndarray     # uint64[K + 2]
+
 @jit
-def _mutate(state, rule, changed, takes, gives, n_values, values, weights):
+def _mutate(state, rule, changed, table):
     "Write to `changed` the rule with one step replaced by another of the same types, or with one argument changed."
-    length = 0
+    takes, gives, n_values, values, length = table.takes, table.gives, table.n_values, table.values, 0
     while length < MAX_STEPS_IN_ARRAY and rule[length, 0]: length += 1
     changed[:] = rule
     i = draw(state, length)
@@ -424,62 +454,63 @@ def _mutate(state, rule, changed, takes, gives, n_values, values, weights):
     before = GRID if i == 0 else np.int64(gives[rule[i - 1, 0]])
     for _ in range(40):
         other = 1 + draw(state, len(takes) - 1)
-        if other != op and weights[other] > 0 and gives[other] == gives[op] and (takes[other] >> before) & 1:
+        if other != op and table.weights[other] > 0 and gives[other] == gives[op] and (takes[other] >> before) & 1:
             changed[i, 0] = other
             for j in range(2): changed[i, 1 + j] = values[other, j, draw(state, n_values[other, j])] if n_values[other, j] else -1
             return
 
 @jit
-def sample_counterfactuals(state, addresses, rule, wanted, takes, gives, n_values, values, weights, reach, source, result, buffers, work, programs, outputs, hashes):
-    "Fill `outputs[:wanted]` with results of other programs on `source`, all different from `result` and each other; returns whether there were enough."
-    other = np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64)
+def sample_counterfactuals(state, shop, rule, table, source, result, to, wanted):
+    "Fill `to` with results of `wanted` other programs on `source`, all different from `result` and each other; returns whether there were enough."
+    other, buffers, hashes = np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64), shop.buffers, to.hashes
     hashes[0], found = hash_words(result.view(np.uint64), 0, value_bytes(result) // 8, 0), 0
     for attempt in range(60 * wanted):
         if found == wanted: break
-        if found < wanted // 2 and attempt < 25 * wanted: _mutate(state, rule, other, takes, gives, n_values, values, weights)
-        elif not sample_rule(state, between(state, 1, 3), takes, gives, n_values, values, weights, reach, other): continue
-        at = run_rule(addresses, other, -1, source, buffers, work)
+        if found < wanted // 2 and attempt < 25 * wanted: _mutate(state, rule, other, table)
+        elif not sample_rule(state, between(state, 1, 3), table, other): continue
+        at = run_rule(shop, other, -1, source)
         if at < 0 or buffers[at, 1] > 30 or buffers[at, 2] > 30: continue
         n = value_bytes(buffers[at])
         key, new = hash_words(buffers[at].view(np.uint64), 0, n // 8, 0), True
         for k in range(found + 1): new &= hashes[k] != key
         if not new: continue
-        hashes[found + 1], programs[found] = key, other
-        outputs[found, :n] = buffers[at, :n]
+        hashes[found + 1], to.programs[found] = key, other
+        to.outputs[found, :n] = buffers[at, :n]
         found += 1
     return found == wanted
 
 # %% ../../nbs/19_generator.ipynb #190034
+class Mixture(NamedTuple):
+    "Phases for one call, a row each: cumulative lengths, weights and reachability; `share` is cumulative over phases, from 0."
+    share: np.ndarray      # float64[phases + 1]
+    lengths: np.ndarray    # float64[phases, 7]
+    weights: np.ndarray    # float64[phases, N_OPS]
+    reach: np.ndarray      # uint8[phases, 8, 8]
+
 @jit
-def sample_training(seed, first, n_tasks, cumulatives, mixture, n_pairs, n_counter, addresses, takes, gives, n_values, values, is_colour, weights, reach, low, high,
-                    cells, heights, widths, programs, counter_cells, counter_heights, counter_widths, counter_programs):
-    "As `sample_tasks` with a fixed number of pairs, a mixture of phases (rows of `cumulatives` and `weights`) and counterfactuals of each task's last pair; returns bytes used of both."
-    state, rule = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64)
-    inputs, outputs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8)
-    buffers, work, rejected = np.zeros((2, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8), np.zeros(4, np.int64)
-    others, hashes = np.zeros((max(n_counter, 1), VALUE_BYTES), np.uint8), np.zeros(n_counter + 2, np.uint64)
-    other_rules = np.zeros((max(n_counter, 1), MAX_STEPS_IN_ARRAY, 3), np.int64)
+def sample_training(order, mixture, shop, table, to, programs, n_counter, to_counter, counter_programs):
+    "As `sample_tasks` with as many pairs in every task, phases by `mixture` in place of the weights of `table`, and `n_counter` counterfactuals of each task's last pair; returns bytes used of both."
+    state, rule, rejected = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64), np.zeros(4, np.int64)
+    inputs, outputs, n_pairs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), order.most + order.tests
+    others = Others(np.zeros((max(n_counter, 1), VALUE_BYTES), np.uint8), np.zeros((max(n_counter, 1), MAX_STEPS_IN_ARRAY, 3), np.int64), np.zeros(n_counter + 2, np.uint64))
     used, counter_used, grid, counter = 0, 0, 0, 0
-    for task in range(n_tasks):
-        seed_state(state, seed, first + task)
-        phase = _length(state, mixture) - 1
-        length, tries = _length(state, cumulatives[phase]), 0
+    for task in range(order.n_tasks):
+        seed_state(state, order.seed, order.first + task)
+        phase = _length(state, mixture.share) - 1
+        of_phase = RuleTable(table.takes, table.gives, table.n_values, table.values, table.is_colour, mixture.weights[phase], mixture.reach[phase])
+        length, tries = _length(state, mixture.lengths[phase]), 0
         while True:
             tries += 1
             if tries > 20_000: return -1, -1
-            if not sample_rule(state, length, takes, gives, n_values, values, weights[phase], reach[phase], rule): continue
-            if not sample_pairs(state, addresses, rule, takes, gives, is_colour, low, high, n_pairs, inputs, outputs, buffers, work, rejected): continue
-            if n_counter == 0 or sample_counterfactuals(state, addresses, rule, n_counter, takes, gives, n_values, values, weights[phase], reach[phase], inputs[n_pairs - 1], outputs[n_pairs - 1],
-                                                        buffers, work, other_rules, others, hashes): break
+            if not sample_rule(state, length, of_phase, rule): continue
+            if not sample_pairs(state, shop, rule, of_phase, order.sides, n_pairs, inputs, outputs, rejected): continue
+            if n_counter == 0 or sample_counterfactuals(state, shop, rule, of_phase, inputs[n_pairs - 1], outputs[n_pairs - 1], others, n_counter): break
         programs[task] = rule
-        for k in range(n_pairs):
-            heights[grid], widths[grid], heights[grid + 1], widths[grid + 1] = inputs[k, 1], inputs[k, 2], outputs[k, 1], outputs[k, 2]
-            used = _copy_grid(outputs[k], cells, _copy_grid(inputs[k], cells, used))
-            grid += 2
+        grid, used = _write_pairs(inputs, outputs, n_pairs, to, grid, used)
         for k in range(n_counter):
-            counter_heights[counter], counter_widths[counter] = others[k, 1], others[k, 2]
-            counter_used = _copy_grid(others[k], counter_cells, counter_used)
-            counter_programs[task, k] = other_rules[k]
+            to_counter.heights[counter], to_counter.widths[counter] = others.outputs[k, 1], others.outputs[k, 2]
+            counter_used = _copy_grid(others.outputs[k], to_counter.cells, counter_used)
+            counter_programs[task, k] = others.programs[k]
             counter += 1
     return used, counter_used
 
@@ -504,13 +535,11 @@ def sample_batch(config: GenerateConfig | None, seed: int, index: int, n_tasks: 
     _check_pairs(pairs)
     tables, cumulatives = zip(*(_phase_table(config, phase) for phase in config.phases))
     counts = np.array([p.count for p in config.phases.values()], float)
-    mixture = np.concatenate([[0], np.cumsum(counts / counts.sum())])
-    n_grids, n_counter, table = n_tasks * pairs * 2, n_tasks * counterfactuals, tables[0]
-    heights, widths, other_heights, other_widths = (np.zeros(n, np.uint8) for n in (n_grids, n_grids, n_counter, n_counter))
-    cells, other_cells = np.empty(n_grids * 900, np.uint8), np.empty(n_counter * 900, np.uint8)
+    mixture = Mixture(np.concatenate([[0], np.cumsum(counts / counts.sum())]), np.stack(cumulatives), np.stack([t.weights for t in tables]), np.stack([t.reach for t in tables]))
+    order = Order(stream('batch', seed), index * n_tasks, n_tasks, pairs - 1, pairs - 1, 1, (config.grid.min_size, config.grid.max_size))
+    n_grids, n_counter = n_tasks * pairs * 2, n_tasks * counterfactuals
+    to, to_counter = room_for(n_grids), room_for(n_counter)
     programs, other_programs = np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16), np.zeros((n_tasks, counterfactuals, MAX_STEPS_IN_ARRAY, 3), np.int16)
-    used, other_used = sample_training(stream('batch', seed), index * n_tasks, n_tasks, np.stack(cumulatives), mixture, pairs, counterfactuals, op_addresses(), table.takes, table.gives, table.n_values, table.values,
-                                       table.is_colour, np.stack([t.weights for t in tables]), np.stack([t.reach for t in tables]), config.grid.min_size, config.grid.max_size,
-                                       cells, heights, widths, programs, other_cells, other_heights, other_widths, other_programs)
+    used, other_used = sample_training(order, mixture, workshop(), tables[0], to, programs, counterfactuals, to_counter, other_programs)
     if used < 0: raise ValueError('no task was found for this curriculum; allow more operations or lengths')
-    return TaskBatch(_packed(cells[:used], heights, widths, n_grids), n_tasks, pairs, programs, _packed(other_cells[:other_used], other_heights, other_widths, n_counter), other_programs)
+    return TaskBatch(_packed(to, used, n_grids), n_tasks, pairs, programs, _packed(to_counter, other_used, n_counter), other_programs)

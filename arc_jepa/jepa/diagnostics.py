@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from ..dsl.program import run_program
 from ..generate.generator import sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack
 from .models import HELD_OUT_SEED, Jepa
 from .tokens import TokenSettings, pair_statistics, tokenize
+from ..statistics import as_number, wilson_interval
 
 # %% auto #0
-__all__ = ['MEASURES', 'top1', 'interval', 'Question', 'synthetic_questions', 'easy_questions', 'hard_questions', 'pixel_scores',
+__all__ = ['MEASURES', 'FLOORS', 'top1', 'Question', 'synthetic_questions', 'easy_questions', 'hard_questions', 'pixel_scores',
            'statistics_scores', 'Latents', 'encode_questions', 'latent_scores', 'tower_scores', 'fuse',
-           'effective_rank', 'op_probe', 'measure', 'retrieval_table', 'plot_retrieval', 'format_table']
+           'effective_rank', 'op_probe', 'measure', 'retrieval_table', 'read_entry', 'above_floor', 'draw_retrieval',
+           'plot_retrieval', 'format_table']
 
 # %% ../../nbs/25_diagnostics.ipynb #250005
 def top1(scores: np.ndarray) -> float:
@@ -29,11 +30,6 @@ def top1(scores: np.ndarray) -> float:
     scores = np.where(np.isnan(scores), -np.inf, scores)
     best = scores.max(1, keepdims=True)
     return float(((scores[:, 0] >= best[:, 0]) / (scores >= best).sum(1)).mean())
-
-def interval(share: float, n: int) -> tuple[float, float]:
-    "Wilson's 95 % interval of a share among n."
-    found = binomtest(round(share * n), max(n, 1)).proportion_ci(method='wilson')
-    return round(float(found.low), 4), round(float(found.high), 4)
 
 # %% ../../nbs/25_diagnostics.ipynb #250008
 @dataclass(frozen=True)
@@ -160,9 +156,14 @@ def op_probe(features: np.ndarray, ops: np.ndarray, ridge: float = 1.0) -> float
     return float(((x[half:] @ w).argmax(1) == ops[half:]).mean())
 
 # %% ../../nbs/25_diagnostics.ipynb #250023
-def _entry(value: float, n: int) -> dict:
-    low, high = interval(value, n)
-    return dict(value=round(value, 4), low=low, high=high)
+MEASURES = {'cf32': 'which grid does this program make? (32, same input)', 'demo32': 'the same, rule inferred from two demonstrations', 'rule32': 'which program do the demonstrations mean? (32)',
+            'arc_easy': 'ARC-1: which is the test output? (64, of other tasks)', 'arc_hard': 'ARC-1: the same (64, plausible answers to this task)', 'op_probe': 'which operation was applied? (linear)'}
+FLOORS = {'untrained': 'untrained', 'untrained_fused': 'untrained, fused', 'statistics': 'hand statistics', 'pixels': 'pixels', 'chance': 'chance'}
+
+def _entry(share: float, n: int) -> dict:
+    "A share among n as the table holds it."
+    low, high = wilson_interval(share * n, n)
+    return dict(value=round(share, 4), low=round(low, 4), high=round(high, 4))
 
 def _one_step(n: int, seed: int) -> tuple[PackedGrids, np.ndarray]:
     "Grids (input, output, input, …) and ops of one-step programs, n pairs, two of a task."
@@ -186,8 +187,6 @@ def measure(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question],
     return found
 
 # %% ../../nbs/25_diagnostics.ipynb #250024
-MEASURES = ('cf32', 'demo32', 'rule32', 'arc_easy', 'arc_hard', 'op_probe', 'effective_rank')
-
 def _by_length(jepa: Jepa, questions: Sequence[Question]) -> dict[str, dict]:
     "cf32 for programs of each length."
     lengths = np.array([(q.programs[0][:, 0] > 0).sum() for q in questions])
@@ -207,7 +206,7 @@ def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: in
     ours = measure(jepa, synthetic, easy, hard, probe)
     control = measure(Jepa.untrained(jepa.config), synthetic, easy, hard, probe)
     sets = dict(cf32=synthetic, rule32=synthetic, demo32=synthetic, arc_easy=easy, arc_hard=hard)
-    table = {name: _row(name, ours[name], control[name], sets.get(name), probe) for name in MEASURES if name in ours}
+    table = {name: _row(name, ours[name], control[name], sets.get(name), probe) for name in (*MEASURES, 'effective_rank') if name in ours}
     return dict(trained=jepa.trained, steps=jepa.steps, source=jepa.source, seed=seed, **table, cf32_by_length=_by_length(jepa, synthetic))
 
 def _row(name: str, ours: dict, control: dict, questions: Sequence[Question] | None, probe: tuple | None) -> dict:
@@ -225,24 +224,51 @@ def _row(name: str, ours: dict, control: dict, questions: Sequence[Question] | N
     if 'fused' in ours: floors['statistics'] = top1(statistics_scores(questions))
     return dict({k: _entry(v, n) for k, v in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=n)
 
+# %% ../../nbs/25_diagnostics.ipynb #250030
+def read_entry(row: dict, kind: str) -> tuple[float | None, float | None, float | None]:
+    "Value, low and high of `latent` or `fused`; a lone number has no interval."
+    entry = row.get(kind)
+    if not isinstance(entry, dict): return as_number(entry), None, None
+    return as_number(entry.get('value')), as_number(entry.get('low')), as_number(entry.get('high'))
+
+def above_floor(row: dict) -> str:
+    "In words: is what was learned above the best floor, given its interval?"
+    floors = {k: v for k, x in (row.get('floors') or {}).items() if (v := as_number(x)) is not None}
+    value, low, high = read_entry(row, 'fused' if 'fused' in row else 'latent')
+    if value is None or not floors: return '–'
+    best = max(floors, key=floors.get)
+    name = FLOORS.get(best, best)
+    if low is not None and low > floors[best]: return f'above the best floor ({name})'
+    if high is not None and high < floors[best]: return f'BELOW its floor ({name})'
+    return f'not told apart from its floor ({name})'
+
 # %% ../../nbs/25_diagnostics.ipynb #250026
+_KINDS = {'latent': (-.19, '#1e88e5'), 'fused': (.19, '#2ca25f')}        # place beside the name, colour
+_MARKS = {'untrained': ('X', '#c557c9'), 'statistics': ('D', '#d9534f'), 'pixels': ('s', '#8c8c8c'), 'chance': ('|', None)}      # shape, colour (None: that of the text)
+
+def draw_retrieval(axes, table: dict) -> None:
+    "Horizontal bars of a `retrieval_table` with their intervals, floors as marks on the same line; what cannot be read is left out."
+    from matplotlib import rcParams
+    names, ink = [n for n in MEASURES if isinstance(table.get(n), dict)], rcParams['text.color']
+    for kind, (offset, colour) in _KINDS.items():
+        found = [(i, *read_entry(table[n], kind)) for i, n in enumerate(names) if read_entry(table[n], kind)[0] is not None]
+        if not found: continue
+        at, value = np.array([f[0] for f in found]), np.array([f[1] for f in found])
+        error = [[max(v - l, 0) if l is not None else 0 for _, v, l, _ in found], [max(h - v, 0) if h is not None else 0 for _, v, _, h in found]]
+        axes.barh(at + offset, value, .36, xerr=error, color=colour, alpha=.85, label=kind, error_kw={'lw': 1, 'ecolor': ink})
+    for floor, (shape, colour) in _MARKS.items():
+        found = [(i, v) for i, n in enumerate(names) if (v := as_number((table[n].get('floors') or {}).get(floor))) is not None]
+        if found: axes.scatter([v for _, v in found], [i for i, _ in found], marker=shape, color=colour or ink, s=38, zorder=3, label=FLOORS[floor], linewidths=1.5 if shape == '|' else .5)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel='truth ranked first (share of tasks)')
+    axes.invert_yaxis()
+    axes.legend(loc='lower left', bbox_to_anchor=(-.02, 1), ncols=6, handlelength=1.2, columnspacing=1, borderpad=0, fontsize=8, frameon=False)
+
 def plot_retrieval(table: dict):
     "matplotlib Figure of a `retrieval_table`."
     import matplotlib.pyplot as plt
-    names = [n for n in MEASURES if n in table and n != 'effective_rank']
-    fig, ax = plt.subplots(figsize=(7.5, 2.8))
-    marks = dict(untrained=('x', 'black'), statistics=('_', '#FF4136'), pixels=('.', '#AAAAAA'), chance=('_', '#AAAAAA'))
-    for kind, offset, colour in (('latent', -0.18, '#0074D9'), ('fused', 0.18, '#2ECC40')):
-        at = [i for i, n in enumerate(names) if kind in table[n]]
-        rows = [table[names[i]][kind] for i in at]
-        value = np.array([r['value'] for r in rows])
-        error = np.clip([value - [r['low'] for r in rows], np.array([r['high'] for r in rows]) - value], 0, None)
-        ax.bar(np.array(at) + offset, value, 0.34, yerr=error, color=colour, alpha=0.8, label=kind, error_kw=dict(lw=1))
-    for floor, (shape, colour) in marks.items():
-        at = [i for i, n in enumerate(names) if floor in table[n]['floors']]
-        ax.scatter(at, [table[names[i]]['floors'][floor] for i in at], marker=shape, color=colour, s=70, zorder=3, label=floor)
-    ax.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1), ylabel='top-1', title='trained' if table['trained'] else 'UNTRAINED')
-    ax.legend(fontsize=7, ncols=3)
+    fig, axes = plt.subplots(figsize=(7, 1 + .4 * len(MEASURES)))
+    draw_retrieval(axes, table)
+    if not table.get('trained'): axes.set_xlabel(axes.get_xlabel() + ', UNTRAINED weights')
     fig.tight_layout()
     return fig
 
@@ -251,7 +277,7 @@ def format_table(table: dict) -> str:
     "A `retrieval_table` as text: a line a measure, floors behind it."
     def share(entry): return f'{entry["value"]:6.3f}' + (f' [{entry["low"]:.3f}, {entry["high"]:.3f}]' if 'low' in entry else ' ' * 15)
     lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":15s}{"latent":23s}{"fused":23s}floors']
-    for name in [n for n in MEASURES if n in table]:
+    for name in [n for n in (*MEASURES, 'effective_rank') if n in table]:
         row = table[name]
         lines.append(f'{name:14s}' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items()))
     return '\n'.join(lines)

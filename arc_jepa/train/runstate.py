@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import random
-import warnings
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,26 +44,46 @@ def _feed(digest, x: Any) -> None:
     else: digest.update(f'{type(x).__name__}{x!r}'.encode())
 
 # %% ../../nbs/30_runstate.ipynb #300008
-class RandomState:
-    "Python's, NumPy's and torch's global generators as one part of a run, in tensors and plain numbers."
-    def __init__(self, seed: int | None = None):
-        "With a `seed`, all of them start from it: a generator that nobody seeded is a state in which two equal runs differ."
-        if seed is not None:
-            random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+def _global_generators() -> dict:
+    "The states of Python's, NumPy's and torch's global generators, in tensors and plain numbers."
+    name, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return dict(python=random.getstate(), numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest), torch=torch.get_rng_state(), cuda=cuda)
 
-    def state_dict(self) -> dict:
-        name, keys, *rest = np.random.get_state()
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return dict(python=random.getstate(), numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest), torch=torch.get_rng_state(), cuda=cuda)
+def _set_global_generators(state: dict) -> None:
+    version, numbers, gauss = state['python']
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
+
+class RandomState:
+    "Generators of one run, from a seed. Inside `with state:` they take the place of Python's, NumPy's and torch's global ones, which are what they were behind it."
+    def __init__(self, seed: int):
+        self._outside = None
+        before = _global_generators()
+        random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+        self._own = _global_generators()
+        _set_global_generators(before)
+
+    def __enter__(self) -> RandomState:
+        self._outside = _global_generators()
+        _set_global_generators(self._own)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._own = _global_generators()
+        _set_global_generators(self._outside)
+        self._outside = None
+
+    def state_dict(self) -> dict: return self._own if self._outside is None else _global_generators()
 
     def load_state_dict(self, state: dict) -> None:
-        version, numbers, gauss = state['python']
-        random.setstate((version, tuple(numbers), gauss))
-        name, keys, *rest = state['numpy']
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-        torch.set_rng_state(state['torch'])
-        if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
+        self._own = state
+        if self._outside is not None: _set_global_generators(state)
 
+# %% ../../nbs/30_runstate.ipynb #300022
 @dataclass
 class Progress:
     "Counters of a run."
@@ -147,12 +167,12 @@ def read_checkpoint(path: Path | str) -> dict:
     return torch.load(path, weights_only=True, map_location='cpu')
 
 def newest_valid(run_dir: Path | str) -> Path | None:
-    "The newest checkpoint that is whole; a warning names each one that is not whole and was passed over."
+    "The newest checkpoint that is whole; each one that is not, and is passed over, is named on standard error."
     unfinished = _without_manifest(run_dir)
     for path in unfinished + [p for p in checkpoints(run_dir) if p not in unfinished]:
         problem = problem_with(path)
         if problem is None: return path
-        warnings.warn(f'{path}: skipped, {problem}', stacklevel=2)
+        print(f'{path}: passed over, {problem}; it stays where it is, and the newest of the others that is whole is taken', file=sys.stderr)
 
 def resume(state: RunState, run_dir: Path | str, path: Path | str | None = None, may_change: tuple[str, ...] = ()) -> Path | None:
     "Load `path`, or the newest valid checkpoint of `run_dir` (None when there is none). A changed configuration is refused, with the difference."

@@ -5,12 +5,14 @@
 # %% ../../nbs/31_training.ipynb #310003
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from ..config import Config, save_config, write_atomic
+from ..config import Config, only_one, read_json_lines, save_config, write_atomic
 from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
 from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
@@ -28,8 +30,8 @@ from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoi
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'TrainConfig', 'learning_rate',
-           'Trainer', 'metrics_row', 'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary',
-           'plot_run']
+           'torch_threads', 'Trainer', 'metrics_row', 'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa',
+           'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -78,13 +80,20 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return o.lr * warm * 0.5 * (1 + math.cos(math.pi * min(after, 1)))
 
 # %% ../../nbs/31_training.ipynb #310010
+@contextlib.contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    "Inside the block torch computes on `n` threads, behind it on as many as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../../nbs/31_training.ipynb #310031
 class Trainer:
     "Model, optimiser and counters of a run; `step()` does one update."
     def __init__(self, config: TrainConfig):
-        self.config = config
-        torch.set_num_threads(config.training.threads)
-        generators = RandomState(config.training.seed)      # before the weights are drawn
-        self.model = WorldModel(config.model).train()
+        self.config, self.random = config, RandomState(config.training.seed)
+        with self.random: self.model = WorldModel(config.model).train()
         o = config.optimizer
         decayed = [p for p in self.model.parameters() if p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
         warm = [p for p in self.model.temperatures.parameters() if p.requires_grad]     # one number each: they may move faster
@@ -92,7 +101,7 @@ class Trainer:
         groups = [dict(params=decayed, weight_decay=o.weight_decay), dict(params=rest, weight_decay=0.0), dict(params=warm, weight_decay=0.0, factor=o.temperature_factor)]
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
-        parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=generators)
+        parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=self.random)
         meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.model.tokens))     # weights mean nothing under another table
         self.state = RunState(parts, config.model_dump(mode='json') | meaning, config.training.keep)
 
@@ -106,9 +115,10 @@ class Trainer:
         "One update; losses, chance levels and gradient norm as tensors."
         step, rate = self.progress.step, learning_rate(self.config, self.progress.step)
         for group in self.optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
-        losses = batch_losses(self.model, self.batch(step))
         self.optimizer.zero_grad()
-        losses['total'].backward()
+        with self.random:
+            losses = batch_losses(self.model, self.batch(step))
+            losses['total'].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
         if not torch.isfinite(norm): raise FloatingPointError(f'step {step}: the gradient is not finite (losses { {k: v.item() for k, v in losses.items()} })')
         self.optimizer.step()
@@ -141,6 +151,7 @@ def metrics_row(trainer: Trainer, losses: dict[str, torch.Tensor], tasks_per_sec
     row['gradient_norm'], row['tasks_per_second'] = value['gradient_norm'], tasks_per_second
     return row
 
+# %% ../../nbs/31_training.ipynb #310032
 class Log:
     "`metrics.jsonl` and TensorBoard of a run; on resume, lines after the checkpoint's step are cut."
     def __init__(self, run_dir: Path, config: LoggingConfig, step: int):
@@ -164,11 +175,8 @@ class Log:
 
 def read_metrics(run_dir: Path | str) -> list[dict]:
     "Lines of `metrics.jsonl`; an unfinished last line (a kill while writing) is left out."
-    path, rows = Path(run_dir)/'metrics.jsonl', []
-    for line in path.read_text(encoding='utf8').splitlines() if path.is_file() else []:
-        try: rows.append(json.loads(line))
-        except ValueError: break
-    return rows
+    path = Path(run_dir)/'metrics.jsonl'
+    return read_json_lines(path)[0] if path.is_file() else []
 
 # %% ../../nbs/31_training.ipynb #310017
 class StopRequest:
@@ -233,9 +241,10 @@ def _model_is_current(trainer: Trainer, run_dir: Path) -> bool:
 def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Path = False, max_seconds: float | None = None, progress: bool = True) -> TrainResult:
     """Train to `config.steps` in `run_dir`. `resume=True` goes on from the newest valid checkpoint (or starts), a path from that one.
 
-    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130."""
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130. Raises `DirectoryInUse` where another process trains."""
+    with only_one(run_dir), torch_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress)
+
+def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_seconds: float | None, progress: bool) -> TrainResult:
     trainer = Trainer(config)
     _start(trainer, run_dir, resume)
     save_config(config, run_dir/'config.yaml')
@@ -252,6 +261,7 @@ def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Pa
     write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result), indent=1) + '\n')
     return result
 
+# %% ../../nbs/31_training.ipynb #310033
 def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seconds: float | None, progress: bool) -> None:
     "Steps until the end, a signal or the time limit; saved at each epoch and at the place where it stops."
     config, p = trainer.config, trainer.progress
