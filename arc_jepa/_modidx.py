@@ -1111,8 +1111,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                          'arc_jepa/generate/generator.py'),
                                              'arc_jepa.generate.generator.run_rule': ( 'generator.html#run_rule',
                                                                                        'arc_jepa/generate/generator.py'),
-                                             'arc_jepa.generate.generator.same_value': ( 'generator.html#same_value',
-                                                                                         'arc_jepa/generate/generator.py'),
                                              'arc_jepa.generate.generator.sample_arrays': ( 'generator.html#sample_arrays',
                                                                                             'arc_jepa/generate/generator.py'),
                                              'arc_jepa.generate.generator.sample_batch': ( 'generator.html#sample_batch',

@@ -18,15 +18,15 @@ from ..config import Config, config_hash, did_you_mean, load_config, save_config
 from ..datasets import content_key, write_manifest
 from ..grid import PackedGrids, Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
-from ..dsl.program import MAX_STEPS_IN_ARRAY, Program, from_array
-from ..dsl.types import GRID, HEADER, OK, VALUE_BYTES, WORK_BYTES, hash_words, value_bytes
+from ..dsl.program import MAX_STEPS_IN_ARRAY, Program, from_array, has_array_form
+from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, hash_words, same_value, value_bytes
 from .scenes import FAMILIES, between, draw, draw_scene, seed_state
 
 # %% auto #0
 __all__ = ['MAX_PAIRS', 'TRAINING_CURRICULUM', 'GridConfig', 'PhaseConfig', 'GenerateConfig', 'RuleTable', 'rule_table',
-           'sample_rule', 'Workshop', 'workshop', 'run_rule', 'same_value', 'every_step_matters', 'sample_pairs',
-           'Grids', 'room_for', 'Order', 'sample_tasks', 'stream', 'sample_arrays', 'rule_trace', 'iterate_tasks',
-           'generate', 'Others', 'sample_counterfactuals', 'Mixture', 'sample_training', 'TaskBatch', 'sample_batch']
+           'sample_rule', 'Workshop', 'workshop', 'run_rule', 'every_step_matters', 'sample_pairs', 'Grids', 'room_for',
+           'Order', 'sample_tasks', 'stream', 'sample_arrays', 'rule_trace', 'iterate_tasks', 'generate', 'Others',
+           'sample_counterfactuals', 'Mixture', 'sample_training', 'TaskBatch', 'sample_batch']
 
 # %% ../../nbs/19_generator.ipynb #190005
 MAX_PAIRS = 8        # of one task, demonstrations and tests: what the compiled loops have room for
@@ -65,23 +65,23 @@ class GenerateConfig(Config):
         return self
 
 # %% ../../nbs/19_generator.ipynb #190007
-_GENERATED = [op for op in OPS if not op.operand and op.name != 'map_colours']
+_GENERATED = [op for op in OPS if has_array_form(op)]
 
 class RuleTable(NamedTuple):
     "Arrays over operations: types as bit sets and numbers, searched argument values, weights; and reachability."
-    takes: np.ndarray      # uint8[N_OPS]: bit t set when type t is accepted
+    takes: np.ndarray      # int64[N_OPS]: bit t set when type t is accepted
     gives: np.ndarray      # uint8[N_OPS]
     n_values: np.ndarray   # int64[N_OPS, 2]: number of searched values an argument, 0 = no such argument
     values: np.ndarray     # int64[N_OPS, 2, 16]
     is_colour: np.ndarray  # uint8[N_OPS, 2]
     weights: np.ndarray    # float64[N_OPS]
-    reach: np.ndarray      # uint8[8, 8]
+    reach: np.ndarray      # uint8[len(Type) + 1, 8]
 
 def rule_table(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, float], ...] = ()) -> RuleTable:
     "The table for the operations in `primitives` (all if None). Raises ValueError for a name that does not exist, with a suggestion."
     for name in list(primitives or ()) + [n for n, _ in weights]:
         if name not in OP_BY_NAME: raise ValueError(f'no operation {name!r}{did_you_mean(name, OP_BY_NAME)}')
-    takes, gives, weight = np.zeros(N_OPS, np.uint8), np.zeros(N_OPS, np.uint8), np.zeros(N_OPS)
+    takes, gives, weight = np.zeros(N_OPS, np.int64), np.zeros(N_OPS, np.uint8), np.zeros(N_OPS)
     n_values, values, is_colour = np.zeros((N_OPS, 2), np.int64), np.zeros((N_OPS, 2, 16), np.int64), np.zeros((N_OPS, 2), np.uint8)
     for op in _GENERATED:
         takes[op.number], gives[op.number] = sum(1 << t for t in op.takes), op.gives
@@ -89,7 +89,7 @@ def rule_table(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, flo
         for i, parameter in enumerate(op.parameters):
             n_values[op.number, i], is_colour[op.number, i] = len(parameter.searched), parameter.kind == 'colour'
             values[op.number, i, :len(parameter.searched)] = parameter.searched
-    reach = np.zeros((8, 8), np.uint8)
+    reach = np.zeros((len(Type) + 1, 8), np.uint8)
     reach[GRID, 0] = 1
     for n in range(1, 8):
         for op in _GENERATED:
@@ -147,15 +147,6 @@ def run_rule(shop, rule, skip, source):
         if skip < 0 and same_value(value, buffers[to]): return -1
         at = to
     return at
-
-@jit
-def same_value(a, b):
-    "Are two values equal, byte by byte?"
-    n = value_bytes(a)
-    if n != value_bytes(b): return False
-    for i in range(n):
-        if a[i] != b[i]: return False
-    return True
 
 @jit
 def _colours_in(value):
@@ -485,7 +476,7 @@ class Mixture(NamedTuple):
     share: np.ndarray      # float64[phases + 1]
     lengths: np.ndarray    # float64[phases, 7]
     weights: np.ndarray    # float64[phases, N_OPS]
-    reach: np.ndarray      # uint8[phases, 8, 8]
+    reach: np.ndarray      # uint8[phases, len(Type) + 1, 8]
 
 @jit
 def sample_training(order, mixture, shop, table, to, programs, n_counter, to_counter, counter_programs):
