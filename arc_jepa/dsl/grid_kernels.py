@@ -495,14 +495,6 @@ def bars(source, other, target, work, a, b):
     return finish(target)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110057
-@jit
-def _ray(source, target, h, w, r, c, dr, dc, colour):
-    "Paint from (r, c) in steps of (dr, dc) up to the border or the next cell that is not background."
-    r, c = r + dr, c + dc
-    while 0 <= r < h and 0 <= c < w and source[HEADER + r * w + c] == 0:
-        target[HEADER + r * w + c] = colour
-        r, c = r + dr, c + dc
-
 # where `_rays` notes, for each row, column and diagonal, the colour and the row (plus one) of the last cell that sends a ray
 _ROW, _COLUMN, _COLUMN_AT, _DOWN, _DOWN_AT, _UP, _UP_AT = 0, 64, 128, 192, 288, 384, 480
 
@@ -518,7 +510,7 @@ def _note_senders(source, work, h, w, wanted):
 
 @shared(BUFFER, BUFFER, BUFFER, int64, int64)
 def _rays(source, target, work, wanted, kind):
-    "Rays to the border through everything; `kind` 0 along rows, 1 columns, 2 both, 3 diagonals. Where rays cross, the sender that is last in reading order wins."
+    "Rays to the border through everything; `kind` 0 along rows, 1 columns, 2 both, 3 diagonals."
     _like(source, target)
     h, w = np.int64(source[1]), np.int64(source[2])
     _note_senders(source, work, h, w, wanted)
@@ -538,6 +530,15 @@ def rays_horizontal(source, other, target, work, a, b): return _rays(source, tar
 def rays_vertical(source, other, target, work, a, b): return _rays(source, target, work, a, 1)
 def rays_straight(source, other, target, work, a, b): return _rays(source, target, work, a, 2)
 def rays_diagonal(source, other, target, work, a, b): return _rays(source, target, work, a, 3)
+
+# %% ../../nbs/11_grid_kernels.ipynb #110114
+@jit
+def _ray(source, target, h, w, r, c, dr, dc, colour):
+    "Paint from (r, c) in steps of (dr, dc) up to the border or the next cell that is not background."
+    r, c = r + dr, c + dc
+    while 0 <= r < h and 0 <= c < w and source[HEADER + r * w + c] == 0:
+        target[HEADER + r * w + c] = colour
+        r, c = r + dr, c + dc
 
 def rays_blocked(source, other, target, work, a, b):
     _like(source, target)
@@ -708,6 +709,7 @@ def _note_periods(source, h, w, hole, work):
                     work[_RIGHT_FITS + right] = 0
                     break
 
+# %% ../../nbs/11_grid_kernels.ipynb #110117
 @shared(BUFFER, int64, int64, int64, BUFFER)
 def _smallest_period(source, h, w, hole, work):
     "Area-smallest (down, right) that fits with at least one repetition, as down·64 + right; −1 if none. Its tile is in work[0:]."

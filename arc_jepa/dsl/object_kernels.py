@@ -321,6 +321,22 @@ def list_properties(source, work, which):
 @jit
 def _value(work, k): return np.int64(work[_VALUES + 2 * k]) + 256 * np.int64(work[_VALUES + 2 * k + 1])
 
+@shared(BUFFER, BUFFER, int64, int64)
+def _order(source, work, which, descending):
+    "Object numbers sorted by a property in work[_FLAGS:], stable; returns how many there are."
+    n = list_properties(source, work, which)
+    for i in range(n):
+        work[_FLAGS + i] = i
+        k = i
+        while k:
+            here, before = _value(work, np.int64(work[_FLAGS + k])), _value(work, np.int64(work[_FLAGS + k - 1]))
+            if not ((here > before) if descending else (here < before)): break
+            held = work[_FLAGS + k]
+            work[_FLAGS + k] = work[_FLAGS + k - 1]
+            work[_FLAGS + k - 1] = held
+            k -= 1
+    return n
+
 # %% ../../nbs/12_object_kernels.ipynb #120030
 @shared(BUFFER, BUFFER, int64)
 def _pick(source, target, keep):
@@ -537,21 +553,18 @@ def frame_box(source, other, target, work, a, b):
     return OK
 
 # %% ../../nbs/12_object_kernels.ipynb #120054
+_RANKS = _FLAGS + 256        # scratch: one byte for each object
+
 def recolour_by_rank(source, other, target, work, a, b):
-    n_cells, n = _grid_of(source, target), np.int64(source[3])
-    if n > 9: return NOT_APPLICABLE
-    list_properties(source, work, a)
-    for k in range(n):
-        rank = 1
-        for j in range(n):
-            if (_value(work, j) < _value(work, k)) if b else (_value(work, j) > _value(work, k)):
-                first = 1                                           # equal values share a rank, so count distinct values only
-                for i in range(j):
-                    if _value(work, i) == _value(work, j): first = 0
-                rank += first
-        work[_FLAGS + k] = rank
+    n, rank = _order(source, work, a, np.int64(b == 0)), 1
+    for i in range(n):
+        k = np.int64(work[_FLAGS + i])
+        if i and _value(work, k) != _value(work, np.int64(work[_FLAGS + i - 1])): rank += 1
+        if rank > 9: return NOT_APPLICABLE
+        work[_RANKS + k] = rank
+    n_cells = _grid_of(source, target)
     for i in range(n_cells):
-        if source[HEADER + n_cells + i]: target[HEADER + i] = work[_FLAGS + np.int64(source[HEADER + n_cells + i]) - 1]
+        if source[HEADER + n_cells + i]: target[HEADER + i] = work[_RANKS + np.int64(source[HEADER + n_cells + i]) - 1]
     return OK
 
 def recolour_like_extreme(source, other, target, work, a, b):
@@ -602,34 +615,38 @@ def flip_each(source, other, target, work, a, b):
     return OK
 
 # %% ../../nbs/12_object_kernels.ipynb #120063
+_FLOORS = 8192        # scratch: how many places of each line, from the wall on, are taken
+
+@jit
+def _fall_distances(source, work, first, inwards, along, length, lines):
+    "How far each object falls, in work[_FLAGS:]. The place next to the wall in line 0 is cell `first`, `inwards` leads to the next place and `along` to the next line."
+    n_cells, changed = length * lines, True
+    for k in range(np.int64(source[3])): work[_FLAGS + k] = length
+    while changed:
+        changed = False
+        for line in range(lines): work[_FLOORS + line] = 0
+        for place in range(length):
+            for line in range(lines):
+                at = first + place * inwards + line * along
+                k, room = np.int64(source[HEADER + n_cells + at]) - 1, place - np.int64(work[_FLOORS + line])
+                if k >= 0:
+                    if room < work[_FLAGS + k]: work[_FLAGS + k], changed = room, True
+                    work[_FLOORS + line] = place + 1 - np.int64(work[_FLAGS + k])
+                elif source[HEADER + at]: work[_FLOORS + line] = place + 1
+
 def fall(source, other, target, work, a, b):
-    n_cells, n = _grid_of(source, target), np.int64(source[3])
-    if n > 64: return TOO_MANY_OBJECTS
-    h, w = np.int64(source[1]), np.int64(source[2])
-    measure(source, work)
+    n_cells, h, w = _grid_of(source, target), np.int64(source[1]), np.int64(source[2])
+    first, inwards = (0, w) if a == 0 else ((h - 1) * w, -w) if a == 1 else (0, 1) if a == 2 else (w - 1, -1)
+    if a < 2: _fall_distances(source, work, first, inwards, 1, h, w)
+    else: _fall_distances(source, work, first, inwards, w, w, h)
     for i in range(n_cells):
         if source[HEADER + n_cells + i]: target[HEADER + i] = 0
-    for k in range(n): work[_FLAGS + k] = 0
-    dr, dc = (a == 1) - (a == 0), (a == 3) - (a == 2)
-    for _ in range(n):
-        best, best_gap = -1, 999
-        for k in range(n):                                          # the object nearest to the wall goes first
-            at = _RECORD * k
-            gap = np.int64(work[at]) if a == 0 else h - 1 - np.int64(work[at + 2]) if a == 1 else np.int64(work[at + 1]) if a == 2 else w - 1 - np.int64(work[at + 3])
-            if not work[_FLAGS + k] and gap < best_gap: best, best_gap = k, gap
-        work[_FLAGS + best] = 1
-        steps, free = 0, True
-        while free and steps < 40:
-            for r in range(_top(work, best), _top(work, best) + _height(work, best)):
-                for c in range(_left(work, best), _left(work, best) + _width(work, best)):
-                    if not free or source[HEADER + n_cells + r * w + c] != best + 1: continue
-                    y, x = r + (steps + 1) * dr, c + (steps + 1) * dc
-                    free = 0 <= y < h and 0 <= x < w and target[HEADER + y * w + x] == 0
-            steps += free
-        for i in range(n_cells):
-            if source[HEADER + n_cells + i] == best + 1: target[HEADER + i + steps * (dr * w + dc)] = source[HEADER + i]
+    for i in range(n_cells):
+        label = np.int64(source[HEADER + n_cells + i])
+        if label: target[HEADER + i - inwards * np.int64(work[_FLAGS + label - 1])] = source[HEADER + i]
     return OK
 
+# %% ../../nbs/12_object_kernels.ipynb #120083
 @shared(BUFFER, BUFFER, int64, int64, int64)
 def _moved(source, target, dr, dc, leave):
     "The objects moved by (dr, dc): cells outside vanish, and the cells left become black unless `leave` keeps them."
@@ -705,27 +722,10 @@ def overlay(source, other, target, work, a, b):
     return finish(target)
 
 # %% ../../nbs/12_object_kernels.ipynb #120069
-@shared(BUFFER, BUFFER, int64, int64)
-def _order(source, work, which, descending):
-    "Object numbers sorted by a property in work[_FLAGS:], stable; returns how many there are."
-    n = list_properties(source, work, which)
-    for i in range(n):
-        work[_FLAGS + i] = i
-        k = i
-        while k:
-            here, before = _value(work, np.int64(work[_FLAGS + k])), _value(work, np.int64(work[_FLAGS + k - 1]))
-            if not ((here > before) if descending else (here < before)): break
-            held = work[_FLAGS + k]
-            work[_FLAGS + k] = work[_FLAGS + k - 1]
-            work[_FLAGS + k - 1] = held
-            k -= 1
-    return n
-
 @shared(BUFFER, BUFFER, BUFFER, int64)
 def _join(source, target, work, down):
     "Put the crops of all objects side by side (or below each other) in the order in work[_FLAGS:]."
     n, h, w, length, across = np.int64(source[3]), np.int64(source[1]), np.int64(source[2]), 0, 0
-    if n > 40: return TOO_MANY_OBJECTS
     for k in range(n):
         length += _height(work, k) if down else _width(work, k)
         across = max(across, _width(work, k) if down else _height(work, k))
@@ -753,10 +753,9 @@ def join_down(source, other, target, work, a, b):
 
 # %% ../../nbs/12_object_kernels.ipynb #120072
 def list_colours(source, other, target, work, a, b):
-    n = np.int64(source[3])
-    if n > 30: return TOO_MANY_OBJECTS
-    _order(source, work, a, 1)
-    begin(target, GRID, n if b else 1, 1 if b else n)
+    n = _order(source, work, a, 1)
+    status = begin(target, GRID, n if b else 1, 1 if b else n)
+    if status: return status
     for i in range(n): target[HEADER + i] = _main_colour(source, work, np.int64(work[_FLAGS + i]), 0)
     return finish(target)
 

@@ -190,18 +190,18 @@ take(direction, number[1 2 3]): grid → grid — the first k rows or columns fr
 drop(direction, number[1 2 3]): grid → grid — all but the first k rows or columns from one side
 crop_to_colour(read): grid → grid — the box around one colour
 crop_at(position, size): grid → grid — the part of a size at a position
-squeeze: grid → grid — drop rows and columns equal to the one before
+squeeze: grid → grid — drop rows and columns equal to the one before, if there are any
 drop_repeats: grid → grid — drop rows and columns equal to any earlier one
-drop_lines: grid → grid — drop rows and columns of one colour
+drop_lines: grid → grid — drop rows and columns of one colour, if there are any
 shrink: grid → grid — one cell for each block of equal cells
-smallest_tile: grid → grid — the tile that the grid repeats
+smallest_tile: grid → grid — the smallest tile that the grid repeats, at most half of it
 '''
 
 _GROWING = '''
 scale(number[2 3 4 5]): grid → grid — draw each cell as a block of k×k
 stretch_down(number[2 3]): grid → grid — draw each cell k times downwards
 stretch_right(number[2 3]): grid → grid — draw each cell k times to the right
-scale_by_colours: grid → grid — scale by the number of colours that are not black
+scale_by_colours: grid → grid — scale by the number of colours that are not black (two or more)
 tile(number[1 2 3], number[1 2 3]): grid → grid — repeat r times down and c times right
 repeat_to(size): grid → grid — repeat from the upper left corner on, cut to a size
 mirror(direction): grid → grid — add the mirror image above, below, to the left or to the right
@@ -227,7 +227,7 @@ map_colours(map): grid → grid — any function of the colour
 invert: grid → grid — exchange the two colours of the grid
 keep_commonest: grid → grid — only the commonest colour stays (black does not count)
 keep_rarest: grid → grid — only the rarest colour stays (black does not count)
-commonest_to_black: grid → grid — the commonest colour becomes black
+commonest_to_black: grid → grid — the commonest colour (black counts) becomes black
 commonest_everywhere: grid → grid — a grid full of the commonest colour
 all_to_commonest: grid → grid — everything coloured takes the commonest colour
 all_to_rarest: grid → grid — everything coloured takes the rarest colour
@@ -241,9 +241,9 @@ rays_horizontal(any_or): grid → grid — a row through each coloured cell
 rays_vertical(any_or): grid → grid — a column through each coloured cell
 rays_straight(any_or): grid → grid — a cross through each coloured cell
 rays_diagonal(any_or): grid → grid — both diagonals through each coloured cell
-rays_blocked(any_or): grid → grid — a cross from each coloured cell up to the next coloured cell
-ray(direction8): grid → grid — a line from each coloured cell in one direction
-connect(line_axes, any_or): grid → grid — a line between cells of one colour that see each other
+rays_blocked(any_or): grid → grid — a cross from each coloured cell over black cells, up to the next coloured one
+ray(direction8): grid → grid — a line from each coloured cell in one direction, up to the next coloured one
+connect(line_axes, own_or): grid → grid — a line, in their own or another colour, between cells of one colour that see each other
 bridge(axes, paint): grid → grid — paint black cells that lie between two coloured ones of a row or column
 flood(present): grid → grid — a colour spreads over the black cells that it can reach
 hollow: grid → grid — coloured cells surrounded by their own colour become black
@@ -259,7 +259,7 @@ symmetrise(mirror_axis): grid → grid — black cells take the colour of their 
 complete_diagonal(diagonal): grid → grid — black cells of a square grid take the colour of their image in a diagonal
 complete_rotation: grid → grid — black cells of a square grid take the first colour among their images under quarter turns
 remove_noise(background): grid → grid — cells without a neighbour of their own colour become background
-smooth: grid → grid — each cell takes the commonest colour of the nine around it
+smooth: grid → grid — each cell takes the commonest colour of the nine around it (on a tie its own, or the smallest)
 '''
 
 # %% ../../nbs/16_ops.ipynb #160024
@@ -283,7 +283,7 @@ parts8: mask → objects — connected parts of the mask (sides and corners)
 _SELECTION = '''
 pick_max(property): objects → object — the object with the largest value of a property (the first on a tie)
 pick_min(property): objects → object — the object with the smallest value of a property (the first on a tie)
-pick_odd(property): objects → object — the one object whose value of a property no other has
+pick_odd(property): objects → object — the one object (of three or more) whose value of a property no other has
 pick_nth(number[1 2 3]): objects → object — the k-th object in order
 pick_only: objects → object — the object, if there is just one
 pick_at(position): objects → object — the object that has the cell at a position
@@ -330,12 +330,12 @@ recolour_others(paint): objects | object | mask → grid — paint everything co
 stencil(paint): objects | object | mask → grid — the objects in one colour on black
 take_from(grid): mask → grid — the marked cells take the colours of a second grid
 fill_box(paint): objects | object | mask → grid — paint the black cells in each box that are not the object's
-fill_box_own: objects | object → grid — fill each box with the main colour of its object
+fill_box_own: objects | object → grid — paint all cells of each box in the main colour of its object
 frame_box(paint): objects | object | mask → grid — paint the black cells of a rim around each box
 fill_holes_each(own_or): objects | object | mask → grid — paint what each object shuts in
 surround(own_or, connectivity): objects | object | mask → grid — paint the black cells around each object
 recolour_by(property): objects | object → grid — paint each object in the colour with the number of its property
-recolour_by_rank(property, order): objects → grid — colour 1 for the first by a property, 2 for the next …
+recolour_by_rank(property, order): objects → grid — colour 1 for the first by a property, 2 for the next … (nine ranks at most)
 recolour_like_extreme(property, order): objects → grid — all take the main colour of the object with the largest (or smallest) value
 recolour_like(objects): objects | object → grid — each takes the main colour of the nearest of other objects
 majority_each: objects → grid — each object in its commonest colour
@@ -346,7 +346,7 @@ turn_each: objects | object → grid — turn each object by a quarter in its (s
 '''
 
 _MOVING = '''
-fall(direction): objects | object | mask → grid — objects move until they touch what is in the way
+fall(direction): objects | object | mask → grid — objects fall all at once, until the border, other cells or an object at rest is in the way
 move(move_direction, number[1 2 3]): objects | object | mask → grid — objects move by k cells
 attract(objects): objects | object | mask → grid — objects move straight towards other objects until they touch
 move_to(position): object | mask → grid — the object moves to a position
@@ -354,21 +354,21 @@ copy_to(position): object | mask → grid — a copy of the object at a position
 stamp(objects): objects | object | mask → grid — a copy of another object in the middle of each
 reflect_each(direction): objects | object | mask → grid — the mirror image of each object on one of its sides
 repeat_each(direction8): objects | object | mask → grid — copies of each object in one direction up to the border
-extend_each(direction8): objects | object | mask → grid — objects grow in one direction up to the next
+extend_each(direction8): objects | object | mask → grid — objects grow in one direction up to the next coloured cell
 connect_each(axes, own_or): objects → grid — fill what lies between objects of one colour that see each other
 '''
 
 _JOINING = '''
-logic(logic, paint): objects → grid — cell-wise logic of equal parts, painted in a colour
-overlay(layer): objects → grid — equal parts on top of each other
+logic(logic, paint): objects → grid — cell-wise logic of equal boxes (xor: an odd number), painted in a colour
+overlay(layer): objects → grid — equal boxes on top of each other; black is transparent
 join_right(ordered, order): objects → grid — the objects side by side, ordered by a property
 join_down(ordered, order): objects → grid — the objects below each other, ordered by a property
-list_colours(ordered, shape): objects → grid — the main colours of the objects, ordered by a property
+list_colours(ordered, shape): objects → grid — the main colours of the objects, the largest value of a property first
 one_cell_each(counted): objects → grid — one cell for each part of a lattice
-beside(grid): grid → grid — a second grid to the right
-above(grid): grid → grid — a second grid below
-under(grid): grid → grid — a second grid on top; its black cells are transparent
-where_equal(grid): grid → grid — what both grids agree on; the rest is black
+beside(grid): grid → grid — a second grid of equal height to the right
+above(grid): grid → grid — a second grid of equal width below
+under(grid): grid → grid — a second grid of equal size on top; its black cells are transparent
+where_equal(grid): grid → grid — what two grids of equal size agree on; the rest is black
 '''
 
 # %% ../../nbs/16_ops.ipynb #160027
@@ -459,7 +459,7 @@ either(answer): boolean → boolean — at least one yes
 _CANVASES = '''
 canvas(number[1 2 3]): colour → grid — a k×k grid of the colour
 filled(write): size → grid — a grid of that size in one colour
-bar(paint, number[0 3 5]=0): number → grid — a row of n cells, filled up with black to k
+bar(paint, number[0 3 5]=0): number → grid — a row of n cells, filled up with black to k (0: as long as n), which has to suffice
 diagonal(paint): number → grid — an n×n grid with its diagonal painted
 tally(paint, number[2 3 4 5]): number → grid — a k×k grid with n cells painted in reading order
 '''

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/17_program.ipynb #170003
 from __future__ import annotations
-import difflib, html
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ..compiled import PACKAGE, call_kernel, jit, pointer
+from ..config import did_you_mean
 from ..grid import Pair, Task, grid_svg
 from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPair, op_addresses
 from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, hash_words, read_scalar, same_value, to_python, value_bytes)
@@ -67,10 +68,6 @@ class ProgramError(ValueError):
 
 MAX_TEXT, MAX_NESTING, MAX_STEPS = 4_000, 8, 64
 
-def _suggest(word: str, known) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f'; did you mean {near[0]!r}?' if near else ''
-
 class _Reader:
     "Where the parser is in a text, and the tokens there."
     def __init__(self, text: str): self.text, self.at = text, 0
@@ -117,7 +114,7 @@ class _Parser(_Reader):
         return Program(tuple(steps), begin if depth else '')
 
     def step(self, name: str, start: int, kind: Type, depth: int, has_next: bool) -> Step:
-        if name not in OP_BY_NAME: self.fail(f'no operation {name[:60]!r}' + _suggest(name, OP_BY_NAME), start)
+        if name not in OP_BY_NAME: self.fail(f'no operation {name[:60]!r}{did_you_mean(name, OP_BY_NAME)}', start)
         op = OP_BY_NAME[name]
         if kind not in op.takes: self.fail(f'{name} takes {" or ".join(t.name for t in op.takes)}, but gets {kind.name}; {op.signature}', start)
         arguments, parentheses = [], self.peek() == '('
@@ -143,7 +140,7 @@ class _Parser(_Reader):
         if parameter.type and (text in OP_BY_NAME or text in STARTS):
             self.at = start
             return self.program(op, parameter.kind, (parameter.type,), kind, depth, has_next)
-        self.fail(f'{text[:60]!r} is no {parameter.kind} for {op.name}: {parameter.expected}' + _suggest(text, filter(None, parameter.names)), start)
+        self.fail(f'{text[:60]!r} is no {parameter.kind} for {op.name}{did_you_mean(text, filter(None, parameter.names))} ({parameter.expected})', start)
 
     def program(self, op: Op, what: str, accepts: Sequence[Type], kind: Type, depth: int, has_next: bool) -> Program:
         start = (self.blanks(), self.at)[1]
