@@ -207,7 +207,7 @@ def connect(grid, axis, paint):
 
 @twin
 def repair_symmetry(grid, hole):
-    """Axes: rows and columns up to a quarter of the side from the middle, the main diagonal, and the other diagonals that reach from side to side. At most half of the grid
+    """Axes: rows and columns up to an eighth of the side from the middle, the main diagonal, and the other diagonals that reach from side to side. At most half of the grid
     may be missing, and four times through all axes is the most."""
     (height, width), (r, c), result = grid.shape, np.indices(grid.shape), grid
     if not 0 < 2 * (grid == hole).sum() <= grid.size: return None

@@ -161,10 +161,10 @@ def frame_box(value, colour):
 
 @twin
 def recolour_by_rank(value, number, ascending):
-    "Equal values have one rank; for up to nine objects."
+    "Equal values have one rank; there are nine ranks at most."
     values = properties(value, number)
     ranks = sorted(set(values), reverse=not ascending)
-    return painted(value, lambda k, mask: ranks.index(values[k]) + 1) if len(values) <= 9 else None
+    return painted(value, lambda k, mask: ranks.index(values[k]) + 1) if len(ranks) <= 9 else None
 
 
 @twin
@@ -210,21 +210,16 @@ def move(value, direction, k):
 
 @twin
 def fall(value, direction):
-    "One after the other, nearest to the wall first. Coloured cells that belong to no object, and objects that have come down, are in the way; those that have yet to fall are not."
+    "All at once and step by step: what cannot go on stays. In the way are the border, coloured cells that belong to no object, and objects that stay."
     (rows, columns), (cells, labels), masks = STEPS[direction], value, masks_of(value)
-    if len(masks) > 64: return Status.too_many_objects
-    def distance(mask):
-        down, right = box_of(mask)
-        return [down.start, -down.stop, right.start, -right.stop][direction]
-    result = np.where(labels > 0, 0, cells)
-    for mask in sorted(masks, key=distance):
-        way = 0
-        while True:
-            beyond = moved(mask, (way + 1) * rows, (way + 1) * columns)
-            if beyond.sum() < mask.sum() or result[beyond].any(): break
-            way += 1
-        result[moved(mask, way * rows, way * columns)] = cells[mask]          # both in reading order
-    return result
+    fixed, pictures = (labels == 0) & (cells > 0), [(mask, cells) for mask in masks]
+    while True:
+        beyond, stays, before = [moved(mask, rows, columns) for mask, _ in pictures], np.zeros(len(masks), bool), None
+        while not np.array_equal(stays, before):
+            before, taken = stays, np.logical_or.reduce([fixed] + [mask for (mask, _), stay in zip(pictures, stays) if stay])
+            stays = stays | [after.sum() < mask.sum() or (after & ~mask & taken).any() for (mask, _), after in zip(pictures, beyond)]
+        if stays.all(): return redrawn(value, pictures)
+        pictures = [picture if stay else (after, np.roll(picture[1], (rows, columns), (0, 1))) for picture, after, stay in zip(pictures, beyond, stays)]
 
 
 @twin
@@ -274,7 +269,6 @@ def in_order(value, number, ascending):
 
 @twin
 def join_right(value, number, ascending):
-    if value[1].max() > MAX_SIDE: return Status.too_many_objects
     crops = [crop_of(value[0], mask) for mask in in_order(value, number, ascending)]
     height = max(len(crop) for crop in crops)
     return np.hstack([np.pad(crop, ((0, height - len(crop)), (0, 0))) for crop in crops])
@@ -282,7 +276,6 @@ def join_right(value, number, ascending):
 
 @twin
 def join_down(value, number, ascending):
-    if value[1].max() > MAX_SIDE: return Status.too_many_objects
     crops = [crop_of(value[0], mask) for mask in in_order(value, number, ascending)]
     width = max(crop.shape[1] for crop in crops)
     return np.vstack([np.pad(crop, ((0, 0), (0, width - crop.shape[1]))) for crop in crops])
@@ -290,8 +283,7 @@ def join_down(value, number, ascending):
 
 @twin
 def list_colours(value, number, column):
-    "The largest value first; for up to thirty objects."
-    if value[1].max() > 30: return Status.too_many_objects
+    "The largest value first."
     colours = np.array([[main_colour(value[0], mask) for mask in in_order(value, number, ascending=False)]])
     return colours.T if column else colours
 
