@@ -12,15 +12,21 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from pydantic import Field
-from .config import Config, config_hash, load_config, save_config, versions, write_atomic
+from .config import Config, config_hash, load_config, only_one, save_config, versions, write_atomic
+
+if TYPE_CHECKING:
+    from arc_jepa.generate.generator import GenerateConfig
+    from arc_jepa.train.training import TrainConfig
 
 # %% auto #0
-__all__ = ['PilotConfig', 'ticking', 'Pilot']
+__all__ = ['PilotConfig', 'ticking', 'Stage', 'stage_key', 'Record', 'read_settings', 'PilotWork', 'Pilot']
 
 # %% ../nbs/80_pilot.ipynb #800005
 class PilotConfig(Config):
@@ -51,36 +57,84 @@ def ticking(label: str, enabled: bool = True):
     finally:
         over.set(); thread.join(); bar.close()
 
-# %% ../nbs/80_pilot.ipynb #800011
-class Pilot:
-    "A run directory with its stages; `run()` brings all of them up to date and returns the path of the report."
-    def __init__(self, config: PilotConfig, run_dir: Path | str, progress: bool = True):
-        from arc_jepa.datasets import load_tasks
-        from arc_jepa.dsl.ops import op_table_hash
-        from arc_jepa.generate.generator import GenerateConfig
-        from arc_jepa.train.training import TrainConfig
-        self.config, self.run_dir, self.progress = config, Path(run_dir), progress
-        self.curriculum = load_config(GenerateConfig, config.data)                           # every mistake in a config shows before the first stage
-        self.training = load_config(TrainConfig, config.training, config.training_overrides)
-        for name in config.sets: load_tasks(name)
-        if not self.curriculum.held_out: raise ValueError(f'{config.data}: held_out is 0; the pilot solves held-out tasks, so the curriculum needs some')
-        if self.training.data is None: self.training.data = self.curriculum     # training draws fresh tasks from the curriculum of the manifest
-        data, training = self._key(config_hash(self.curriculum), op_table_hash()), self._key(config_hash(self.training), op_table_hash())
-        solving = self._key(data, training, config.max_nodes, config.tasks_a_set)
-        self.stages: list[tuple[str, str, str, str, Callable[[], None]]] = [
-            ('compile', 'compiling what is fast (once a machine)', '', '', self._compile),
-            ('generate', f'generating {sum(p.count for p in self.curriculum.phases.values()):,} tasks', data, 'data/summary.json', self._generate),
-            ('train', f'training the JEPA, {self.training.steps:,} steps', training, 'jepa/metrics.json', self._train),
-            ('probe', 'measuring what it learned', self._key(training, config.probe_tasks), 'retrieval.json', self._probe)]
-        for name in ['synthetic'] + config.sets:
-            file = f'eval/{name.replace("/", "_")}.json'
-            self.stages.append((f'solve {name}', f'solving {name} tasks', self._key(solving, name), file, lambda name=name, file=file: self._solve(name, file)))
-        self.stages.append(('report', 'writing the report', '', '', self._report))
+# %% ../nbs/80_pilot.ipynb #800018
+@dataclass(frozen=True)
+class Stage:
+    "One piece of a pilot; `key` and `file` are empty for what is done every time."
+    name: str
+    title: str
+    key: str
+    file: str                   # what it leaves, relative to the run directory
+    work: Callable[[], None]
 
-    @staticmethod
-    def _key(*parts) -> str: return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def stage_key(*parts) -> str:
+    "A key from settings and other keys: 16 hex digits."
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def _compile(self):
+# %% ../nbs/80_pilot.ipynb #800020
+class Record:
+    "`run.json` of a run directory: `before` has the stages of an earlier run by name, `rows` those of this one."
+    def __init__(self, run_dir: Path, config: dict, fresh: bool = False):
+        self.path, self.config, self.fresh, self.before, self.rows = run_dir/'run.json', config, fresh, {}, []
+        self.started = datetime.now(timezone.utc).isoformat(timespec='seconds')
+        try:
+            written = json.loads(self.path.read_text())
+            self.before = {s['name']: s for s in written['stages']}
+        except (OSError, ValueError, KeyError, TypeError): return
+        if not fresh and self.before: self.started = written.get('started') or self.started     # the report is about the run that did the work
+
+    def finished(self, stage: Stage) -> bool:
+        "Did the stage finish before, under the same key?"
+        row = self.before.get(stage.name, {})
+        return bool(stage.key) and not self.fresh and row.get('status') == 'done' and row.get('key') == stage.key
+
+    def moved_on(self, name: str, key: str) -> bool:
+        "Was the stage last begun under another key, or is everything to be done again?"
+        return self.fresh or self.before.get(name, {}).get('key', key) != key
+
+    def add(self, stage: Stage, done: bool) -> dict:
+        "A row for a stage of this run."
+        self.rows.append({'name': stage.name, 'title': stage.title, 'key': stage.key, 'seconds': self.before.get(stage.name, {}).get('seconds', 0.0), 'status': 'done' if done else 'waiting'})
+        return self.rows[-1]
+
+    def write(self) -> None:
+        write_atomic(self.path, json.dumps({'started': self.started, 'versions': versions(), 'machine': {'cores': os.cpu_count()}, 'config': self.config, 'stages': self.rows}, indent=1))
+
+    @contextmanager
+    def running(self, row: dict):
+        "While the block runs, and however it ends, `run.json` tells the truth about the stage of `row`."
+        start, row['status'] = time.perf_counter(), 'running'
+        self.write()
+        try:
+            yield
+            row['status'] = 'done'
+        except BaseException:
+            row['status'] = 'failed'
+            raise
+        finally:
+            row['seconds'] = max(round(time.perf_counter() - start, 1), 0.0 if row['key'] or self.fresh else row['seconds'])   # compiling counts once
+            self.write()
+
+# %% ../nbs/80_pilot.ipynb #800024
+def read_settings(config: PilotConfig) -> tuple[GenerateConfig, TrainConfig]:
+    "The curriculum and the training config that a pilot names. Raises ValueError or OSError for what does not exist or does not fit, sets of tasks included."
+    from arc_jepa.datasets import load_tasks
+    from arc_jepa.generate.generator import GenerateConfig
+    from arc_jepa.train.training import TrainConfig
+    curriculum, training = load_config(GenerateConfig, config.data), load_config(TrainConfig, config.training, config.training_overrides)
+    for name in config.sets: load_tasks(name)
+    if not curriculum.held_out: raise ValueError(f'{config.data}: held_out is 0; the pilot solves held-out tasks, so the curriculum needs some')
+    if training.data is None: training.data = curriculum     # training draws fresh tasks from the curriculum of the manifest
+    return curriculum, training
+
+# %% ../nbs/80_pilot.ipynb #800027
+class PilotWork:
+    "What the stages of a pilot do; each leaves its files in `run_dir`."
+    def __init__(self, config: PilotConfig, run_dir: Path, progress: bool):
+        self.config, self.run_dir, self.progress = config, run_dir, progress
+        self.curriculum, self.training = read_settings(config)
+
+    def compile(self) -> None:
         "Call each large compiled function once on something small."
         from arc_jepa.datasets import load_tasks
         from arc_jepa.generate.generator import sample_arrays, sample_batch
@@ -91,94 +145,88 @@ class Pilot:
         sample_arrays(self.curriculum, next(iter(self.curriculum.phases)), 0, 2)
         Jepa.untrained().rule([load_tasks('arc1/training')[0].demonstrations])
 
-    def _generate(self):
+    def generate(self) -> None:
         from arc_jepa.generate.generator import generate
         generate(self.curriculum, self.run_dir/'data', self.progress)
 
-    def _train(self):
+    def train(self, anew: bool) -> None:
+        "Train, or go on; `anew`: it is another network, and the old one is kept beside it."
         from arc_jepa.train.training import train_jepa
-        if self._moved_on('train') and (self.run_dir/'jepa').exists():                        # another network: it starts anew, the old one is kept beside it
-            shutil.rmtree(self.run_dir/'jepa.previous', ignore_errors=True)
-            (self.run_dir/'jepa').rename(self.run_dir/'jepa.previous')
-        train_jepa(self.training, self.run_dir/'jepa', resume=True, progress=self.progress)
+        place, previous = self.run_dir/'jepa', self.run_dir/'jepa.previous'
+        if anew and place.exists():
+            with only_one(place):
+                shutil.rmtree(previous, ignore_errors=True)
+                place.rename(previous)
+        train_jepa(self.training, place, resume=True, progress=self.progress)
 
-    def _jepa(self):
+    def jepa(self):
         from arc_jepa.jepa.models import Jepa
         return Jepa.load(self.run_dir/'jepa')
 
-    def _probe(self):
+    def probe(self) -> None:
         from arc_jepa.jepa.diagnostics import retrieval_table
         n = self.config.probe_tasks
-        write_atomic(self.run_dir/'retrieval.json', json.dumps(retrieval_table(self._jepa(), n_tasks=n, arc_tasks=n // 2, probe_tasks=10 * n), indent=1))
+        write_atomic(self.run_dir/'retrieval.json', json.dumps(retrieval_table(self.jepa(), n_tasks=n, arc_tasks=n // 2, probe_tasks=10 * n), indent=1))
 
-    def _solve(self, name: str, file: str):
+    def solve(self, name: str, file: str) -> None:
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.evaluation import evaluate
         tasks = load_tasks(self.run_dir/'data/heldout.jsonl' if name == 'synthetic' else name)
-        report = evaluate(tasks[:self.config.tasks_a_set], max_nodes=self.config.max_nodes, jepa=self._jepa(), progress=self.progress)
+        report = evaluate(tasks[:self.config.tasks_a_set], max_nodes=self.config.max_nodes, jepa=self.jepa(), progress=self.progress)
         report.json['tasks'] = report.json['dataset']['name'] = name
         report.write(self.run_dir/file)
         print(report)
 
-    def _report(self):
+    def report(self) -> Path:
         from arc_jepa.evaluate.report import write_report
-        write_report(self.run_dir)
+        return write_report(self.run_dir)
 
-    def _state(self, stages: list[dict]):
-        write_atomic(self.run_dir/'run.json', json.dumps({'started': self.started, 'versions': versions(), 'machine': {'cores': os.cpu_count()}, 'config': self.config.model_dump(), 'stages': stages}, indent=1))
+# %% ../nbs/80_pilot.ipynb #800011
+class Pilot:
+    "A run directory with its stages; `run()` brings all of them up to date and returns the path of the report."
+    def __init__(self, config: PilotConfig, run_dir: Path | str, progress: bool = True):
+        self.config, self.run_dir, self.progress = config, Path(run_dir), progress
+        self.work = PilotWork(config, self.run_dir, progress)
+        self.record = Record(self.run_dir, config.model_dump())
+        self.stages = self._stages()
 
-    def _read_before(self) -> dict[str, dict]:
-        "Stages of an earlier run in this directory, by name."
-        try: return {s['name']: s for s in json.loads((self.run_dir/'run.json').read_text())['stages']}
-        except (OSError, ValueError, KeyError): return {}
+    def _stages(self) -> list[Stage]:
+        "All stages in their order, with keys that say what each depends on."
+        from arc_jepa.dsl.ops import op_table_hash
+        config, work = self.config, self.work
+        data, training = (stage_key(config_hash(settings), op_table_hash()) for settings in (work.curriculum, work.training))
+        solving = stage_key(data, training, config.max_nodes, config.tasks_a_set)
+        stages = [Stage('compile', 'compiling what is fast (once a machine)', '', '', work.compile),
+                  Stage('generate', f'generating {sum(p.count for p in work.curriculum.phases.values()):,} tasks', data, 'data/summary.json', work.generate),
+                  Stage('train', f'training the JEPA, {work.training.steps:,} steps', training, 'jepa/metrics.json', lambda: work.train(self.record.moved_on('train', training))),
+                  Stage('probe', 'measuring what it learned', stage_key(training, config.probe_tasks), 'retrieval.json', work.probe)]
+        for name in ['synthetic'] + config.sets:
+            file = f'eval/{name.replace("/", "_")}.json'
+            stages.append(Stage(f'solve {name}', f'solving {name} tasks', stage_key(solving, name), file, partial(work.solve, name, file)))
+        return stages + [Stage('report', 'writing the report', '', '', work.report)]
 
-    def _read_started(self) -> str | None: return json.loads((self.run_dir/'run.json').read_text()).get('started')
-
-    def _moved_on(self, name: str) -> bool:
-        "Was the stage last begun under another key, or is everything to be done again?"
-        key = next(stage[2] for stage in self.stages if stage[0] == name)
-        return self.fresh or self.before.get(name, {}).get('key', key) != key
-
-    def _damage(self, name: str, file: str) -> str | None:
+    def _damage(self, stage: Stage) -> str | None:
         "What is wrong with the files of a finished stage, or None."
         from arc_jepa.jepa.models import JepaError
         try:
-            json.loads((self.run_dir/file).read_text())
-            if name == 'train': self._jepa()
+            json.loads((self.run_dir/stage.file).read_text())
+            if stage.name == 'train': self.work.jepa()
         except (OSError, ValueError, JepaError) as error: return str(error)
 
-    def _is_done(self, name: str, key: str, file: str) -> bool:
-        row = self.before.get(name, {})
-        if not key or self.fresh or row.get('status') != 'done' or row.get('key') != key: return False
-        damage = self._damage(name, file)
-        if damage: print(f'{name}: finished before, but {damage}; running it again', file=sys.stderr)
+    def _is_done(self, stage: Stage) -> bool:
+        if not self.record.finished(stage): return False
+        damage = self._damage(stage)
+        if damage: print(f'{stage.name}: finished before, but {damage}; running it again', file=sys.stderr)
         return not damage
 
     def run(self, fresh: bool = False) -> Path:
-        "Bring all stages up to date (`fresh`: run all of them again) and return the path of the report."
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.fresh, self.before, self.started = fresh, self._read_before(), datetime.now(timezone.utc).isoformat(timespec='seconds')
-        if not fresh and self.before: self.started = self._read_started() or self.started     # the report is about the run that did the work
-        save_config(self.config, self.run_dir/'config.yaml')
-        rows = [{'name': name, 'title': title, 'key': key, 'seconds': self.before.get(name, {}).get('seconds', 0.0), 'status': 'done' if self._is_done(name, key, file) else 'waiting'}
-                for name, title, key, file, _ in self.stages]
-        for number, (row, stage) in enumerate(zip(rows, self.stages), 1):
-            label = f'[{number}/{len(rows)}] {row["title"]}'
-            if row['status'] == 'done': print(f'{label}: done before', file=sys.stderr)
-            else: self._run_stage(row, rows, label, stage[-1])
-        self._report()        # once more, now that the last stage has its time
-        return self.run_dir/'report.html'
-
-    def _run_stage(self, row: dict, rows: list[dict], label: str, work: Callable[[], None]) -> None:
-        "Run one stage and keep `run.json` true, whatever happens."
-        start, row['status'] = time.perf_counter(), 'running'
-        self._state(rows)
-        try:
-            with ticking(label, self.progress): work()
-            row['status'] = 'done'
-        except BaseException:
-            row['status'] = 'failed'
-            raise
-        finally:
-            row['seconds'] = max(round(time.perf_counter() - start, 1), 0.0 if row['key'] or self.fresh else row['seconds'])   # compiling counts once
-            self._state(rows)
+        "Bring all stages up to date (`fresh`: run all of them again) and return the path of the report. Raises `DirectoryInUse` where another pilot is at work."
+        with only_one(self.run_dir):
+            self.record = Record(self.run_dir, self.config.model_dump(), fresh)
+            save_config(self.config, self.run_dir/'config.yaml')
+            rows = [self.record.add(stage, self._is_done(stage)) for stage in self.stages]
+            for number, (row, stage) in enumerate(zip(rows, self.stages), 1):
+                label = f'[{number}/{len(rows)}] {stage.title}'
+                if row['status'] == 'done': print(f'{label}: done before', file=sys.stderr); continue
+                with self.record.running(row), ticking(label, self.progress): stage.work()
+            return self.work.report()        # once more, now that the last stage has its time

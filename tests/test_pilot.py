@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from arc_jepa.config import only_one
+
 TOP = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")', 'pilot', '--config', 'pilot_tiny', '--output']
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(TOP), 'OMP_NUM_THREADS': '1'}
@@ -23,6 +25,24 @@ def again(run_dir, *words):
     answer = subprocess.run([*COMMAND, str(run_dir), *words], capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
     assert answer.returncode == 0, answer.stderr[-3000:]
     return answer.stderr
+
+
+def test_a_second_pilot_in_the_directory_is_refused(tmp_path):
+    first = subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + 300
+        while 'running' not in statuses(tmp_path).values() and first.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)   # in the middle of it, for as long as this takes
+        state = (tmp_path / 'run.json').read_bytes()
+        second = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+        assert second.returncode == 1 and f'process {first.pid}' in second.stderr and '--output' in second.stderr and 'Traceback' not in second.stderr
+        assert (tmp_path / 'run.json').read_bytes() == state, 'it touched nothing'
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    with only_one(tmp_path):
+        pass   # the kernel has released it
 
 
 def test_killed_repaired_and_changed(tmp_path):

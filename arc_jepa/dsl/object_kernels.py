@@ -118,9 +118,10 @@ def cells(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     _note_uniform_lines(source, work, h, w)
     best, best_parts = -1, 1
-    for colour in range(10):
+    for i in range(1, 11):
+        colour = i % 10                                 # black last: on a tie a colour is taken
         parts = _bands(work, _ROWS, h, colour, 0) * _bands(work, _COLUMNS, w, colour, 64)
-        if parts > best_parts and parts <= MAX_OBJECTS and (colour or best < 0): best, best_parts = colour, parts
+        if parts > best_parts and parts <= MAX_OBJECTS: best, best_parts = colour, parts
     if best < 0: return NOT_APPLICABLE
     columns = _bands(work, _COLUMNS, w, best, 64)
     _bands(work, _ROWS, h, best, 0)
@@ -766,6 +767,8 @@ def one_cell_each(source, other, target, work, a, b):
     if n < 2 or n % columns: return NOT_APPLICABLE
     for k in range(n):
         if _top(work, k) != _top(work, k - k % columns) or _left(work, k) != _left(work, k % columns): return NOT_APPLICABLE
+        if k % columns and _left(work, k) <= _left(work, k - 1): return NOT_APPLICABLE                      # rows and columns of parts go down and to the right
+        if k >= columns and _top(work, k) <= _top(work, k - columns): return NOT_APPLICABLE
     status = begin(target, GRID, n // columns, columns)
     if status: return status
     for k in range(n): target[HEADER + k] = _main_colour(source, work, k, 0 if a == 0 else -1)

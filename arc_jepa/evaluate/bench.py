@@ -6,6 +6,7 @@
 from __future__ import annotations
 import resource, time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
@@ -14,7 +15,7 @@ from ..dsl.ops import OPS, OP_BY_NAME, Op, op_addresses
 from ..dsl.types import OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, value_bytes
 
 # %% auto #0
-__all__ = ['ANCHORS', 'spread', 'rates', 'values_by_type', 'calls_of', 'nanoseconds', 'bench_kernels', 'bench_search',
+__all__ = ['ANCHORS', 'spread', 'rates', 'values_by_type', 'Calls', 'calls_of', 'nanoseconds', 'bench_kernels', 'bench_search',
            'bench_generate', 'bench_train']
 
 # %% ../../nbs/54_bench.ipynb #540004
@@ -35,26 +36,26 @@ def rates(work: Callable[[], int], repeats: int = 5) -> dict[str, float]:
 # %% ../../nbs/54_bench.ipynb #540007
 @jit
 def _give_results(address, values, a, b, results, work):
-    "Write to `results` (one row more than `values`) what a kernel gives on those of `values` (uint8[n, VALUE_BYTES]) that it applies to; returns how many."
+    "Write to `results` (one row more than `values`) what a kernel of one value gives on those of `values` (uint8[n, VALUE_BYTES]) that it applies to; returns how many."
     n = 0
     for i in range(len(values)):
         if call_kernel(address, pointer(values[i], 0), pointer(values[i], 0), pointer(results[n], 0), pointer(work, 0), a, b) == OK: n += 1
     return n
 
 @jit
-def _applies(address, values, a, b, applies, target, work):
-    "Mark in `applies` the values on which the kernel gives a result."
+def _applies(address, values, seconds, a, b, applies, target, work):
+    "Mark in `applies` the values on which the kernel gives a result, with the second value beside each."
     for i in range(len(values)):
-        applies[i] = call_kernel(address, pointer(values[i], 0), pointer(values[i], 0), pointer(target, 0), pointer(work, 0), a, b) == OK
+        applies[i] = call_kernel(address, pointer(values[i], 0), pointer(seconds[i], 0), pointer(target, 0), pointer(work, 0), a, b) == OK
 
 @jit
-def _run_calls(address, values, which, a, b, target, words, table, work, rounds):
+def _run_calls(address, values, seconds, which, a, b, target, words, table, work, rounds):
     "Call, hash, probe: `rounds` times over the calls (value number, arguments)."
     mask, new = np.int64(len(table) - 1), 0
     for _ in range(rounds):
         for i in range(len(which)):
-            source = values[which[i]]
-            if call_kernel(address, pointer(source, 0), pointer(source, 0), pointer(target, 0), pointer(work, 0), a[i], b[i]) != OK: continue
+            source, second = values[which[i]], seconds[which[i]]
+            if call_kernel(address, pointer(source, 0), pointer(second, 0), pointer(target, 0), pointer(work, 0), a[i], b[i]) != OK: continue
             key = hash_words(words, 0, value_bytes(target) // 8, 0) | np.uint64(1)
             at = np.int64(key & np.uint64(mask))
             while table[at] and table[at] != key: at = (at + 1) & mask
@@ -65,6 +66,8 @@ def _run_calls(address, values, which, a, b, target, words, table, work, rounds)
 # %% ../../nbs/54_bench.ipynb #540009
 _SEGMENTATIONS = (('objects4', 0, 0), ('objects8', 0, 0), ('objects8', 1, 0), ('shapes4', 0, 0), ('shapes8', 1, 0), ('regions', 0, 0), ('holes', 0, 0), ('colours', 0, 0), ('split', 0, 2), ('split', 1, 3), ('cells', 0, 0))
 _PICKS = (('pick_max', 0, 0), ('pick_min', 0, 0), ('pick_odd', 0, 0), ('pick_nth', 2, 0), ('pick_max', 9, 0))
+_MARKS = (('where_not', 0, 0), ('where', 0, 0), ('where_open', 0, 0), ('where_alone', 0, 0), ('where_crowded', 3, 0), ('where_rim', 0, 0), ('where_striped', 2, 0))
+_SECONDS = {(Type.grid, Type.grid): ('rotate_180', 0, 0), (Type.objects, Type.objects): ('pick_nth', 1, 0), (Type.mask, Type.mask): ('grow', 4, 0), (Type.mask, Type.grid): ('stencil', 1, 0)}    # of the first value; they always apply
 
 def _results(name: str, a: int, b: int, values: np.ndarray) -> np.ndarray:
     "What operation `name` gives on the values that it applies to: uint8[n, VALUE_BYTES]."
@@ -75,24 +78,39 @@ def values_by_type(grids: list[np.ndarray]) -> dict[Type, np.ndarray]:
     "Values of every type, made from `grids`: uint8[n, VALUE_BYTES] for each."
     flat = np.zeros((len(grids), VALUE_BYTES), np.uint8)
     for row, grid in zip(flat, grids): value = from_grid(grid); row[:len(value)] = value
-    objects = np.concatenate([_results(*call, np.ascontiguousarray(flat[i % 2::2])) for i, call in enumerate(_SEGMENTATIONS)])
-    return {Type.grid: flat, Type.objects: objects, Type.object: np.concatenate([_results(*call, np.ascontiguousarray(objects[i::len(_PICKS)])) for i, call in enumerate(_PICKS)]),
-            Type.colour: _results('commonest_colour', 1, 0, flat), Type.number: _results('count', 0, 0, objects)}
+    def by_turns(calls, values, step): return np.concatenate([_results(*call, np.ascontiguousarray(values[i % step::step])) for i, call in enumerate(calls)])
+    objects = by_turns(_SEGMENTATIONS, flat, 2)
+    one = by_turns(_PICKS, objects, len(_PICKS))
+    return {Type.grid: flat, Type.objects: objects, Type.object: one, Type.mask: np.concatenate([by_turns(_MARKS, flat, 2), _results('cells_of', 0, 0, objects[::5])]),
+            Type.colour: _results('commonest_colour', 1, 0, flat), Type.number: _results('count', 0, 0, objects), Type.boolean: _results('is_square', 0, 0, flat), Type.size: _results('size_of', 0, 0, flat),
+            Type.position: _results('position_of', 0, 0, one), Type.direction: _results('side_of', 0, 0, one)}
 
 # %% ../../nbs/54_bench.ipynb #540012
-def calls_of(op: Op, values: dict[Type, np.ndarray], limit: int = 300) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    "For each type that `op` takes: (values, value numbers, first arguments, second arguments) of at most `limit` calls that give a result."
-    searched = [p.searched or (int('9876543201', 16),) for p in op.parameters] + [(0,), (0,)]      # for a colour map: black and blue exchanged
+_STAND_INS = {'colour map': (int('9876543201', 16),), 'size': (3 * 64 + 3, 64 + 2), 'position': (0, 64 + 2), 'boolean': (0, 1)}      # for arguments that no search tries
+
+class Calls(NamedTuple):
+    "Calls of one operation: (value, second value) by number, and the two scalars."
+    values: np.ndarray
+    seconds: np.ndarray
+    which: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+def calls_of(op: Op, values: dict[Type, np.ndarray], limit: int = 300) -> list[Calls]:
+    "For each type that `op` takes at most `limit` calls that give a result."
+    searched = [p.searched or _STAND_INS[p.kind] for p in op.scalars] + [(0,), (0,)]
     combinations = [(a, b) for a in searched[0] for b in searched[1]]
     found, work, target = [], np.zeros(WORK_BYTES, np.uint8), np.zeros(VALUE_BYTES, np.uint8)
     for kind in op.takes:
+        way = _SECONDS.get((kind, op.operand.type)) if op.operand else None
+        seconds = _results(*way, values[kind]) if way else values[kind]
         rows = []
         for a, b in combinations:
             applies = np.zeros(len(values[kind]), np.bool_)
-            _applies(op_addresses()[op.number], values[kind], a, b, applies, target, work)
+            _applies(op_addresses()[op.number], values[kind], seconds, a, b, applies, target, work)
             rows += [(i, a, b) for i in np.flatnonzero(applies).tolist()]
         chosen = np.array(rows[::max(len(rows) // limit, 1)], np.int64).reshape(-1, 3)
-        if len(chosen): found.append((values[kind], *(np.ascontiguousarray(column) for column in chosen.T)))
+        if len(chosen): found.append(Calls(values[kind], seconds, *(np.ascontiguousarray(column) for column in chosen.T)))
     return found
 
 def nanoseconds(op: Op, values: dict[Type, np.ndarray], repeats: int = 5, least: float = 0.004) -> float | None:
@@ -102,11 +120,11 @@ def nanoseconds(op: Op, values: dict[Type, np.ndarray], repeats: int = 5, least:
     work, target, table = np.zeros(WORK_BYTES, np.uint8), np.zeros(VALUE_BYTES, np.uint8), np.zeros(1 << 12, np.uint64)
     def once(rounds):
         start = time.process_time()
-        for of_type, which, a, b in calls: _run_calls(op_addresses()[op.number], of_type, which, a, b, target, target.view(np.uint64), table, work, rounds)
+        for call in calls: _run_calls(op_addresses()[op.number], *call, target, target.view(np.uint64), table, work, rounds)
         return time.process_time() - start
     rounds, seconds = 1, once(1)
     while seconds < least: rounds, seconds = rounds * 2, once(rounds * 2)
-    return float(np.median([once(rounds) for _ in range(repeats)])) / rounds / sum(len(c[1]) for c in calls) * 1e9
+    return float(np.median([once(rounds) for _ in range(repeats)])) / rounds / sum(len(c.which) for c in calls) * 1e9
 
 # %% ../../nbs/54_bench.ipynb #540014
 def _windows(side: int = 15, most: int = 60) -> list[np.ndarray]:
@@ -117,14 +135,17 @@ def _windows(side: int = 15, most: int = 60) -> list[np.ndarray]:
 def bench_kernels(repeats: int = 5) -> dict:
     """Kernel calls (with hash and probe) in a CPU-second of one core.
 
-    `ops_per_cpu_s`: one over the mean, over all operations alike, of the time of a call on ARC-1 training inputs (one a task) with the arguments that a search would try.
+    `ops_per_cpu_s`: one over the mean, over all operations with a kernel alike, of the time of a call on ARC-1 training inputs (one a task) with the arguments that a search would try.
+    `grid_ops_per_cpu_s`: the same over the operations that give a grid, objects or a mask alone, since scalars are nearly free.
     `per_op_ns`: median nanoseconds of each operation on 15×15 grids; None where it never applies there (a fractal of 15×15 is too large)."""
     op_addresses()
     values, small = values_by_type([task.demonstrations[0].input for task in load_tasks('arc1/training')]), values_by_type(_windows())
-    costs = {op.name: nanoseconds(op, values, repeats) for op in OPS}
+    kernels = [op for op in OPS if not op.is_control]
+    costs = {op.name: nanoseconds(op, values, repeats) for op in kernels}
     applicable = [ns for ns in costs.values() if ns is not None]
-    return {'ops_per_cpu_s': 1e9 / np.mean(applicable), 'mean_ns': float(np.mean(applicable)), 'median_ns': float(np.median(applicable)), 'ops': len(applicable), 'repeats': repeats,
-            'per_op_real_ns': costs, 'per_op_ns': {op.name: nanoseconds(op, small, repeats, 0.002) for op in OPS}}
+    with_cells = [costs[op.name] for op in kernels if costs[op.name] is not None and op.gives in (Type.grid, Type.objects, Type.object, Type.mask)]
+    return {'ops_per_cpu_s': 1e9 / np.mean(applicable), 'grid_ops_per_cpu_s': 1e9 / np.mean(with_cells), 'mean_ns': float(np.mean(applicable)), 'median_ns': float(np.median(applicable)), 'ops': len(applicable), 'repeats': repeats,
+            'per_op_real_ns': costs, 'per_op_ns': {op.name: nanoseconds(op, small, repeats, 0.002) for op in kernels}}
 
 # %% ../../nbs/54_bench.ipynb #540019
 def _searched(tasks, programs: int) -> dict[str, float]:
