@@ -141,7 +141,7 @@ def guarded_calls(seed, height, width, n_colours, op, check=check_kernel):
 
 
 @pytest.mark.parametrize('op', APPLIED, ids=lambda op: op.name)
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2 ** 32), height=st.integers(1, 14), width=st.integers(1, 14), n_colours=st.integers(1, 10))
 def test_compiled_and_guarded_source_agree(op, seed, height, width, n_colours): guarded_calls(seed, height, width, n_colours, op)
 
