@@ -1,5 +1,6 @@
 """Random grids, for the tests of the language."""
 import numpy as np
+from scipy import ndimage
 
 
 def _noise(rng, height, width, palette): return rng.choice(palette, (height, width))
@@ -55,7 +56,24 @@ def _blocks(rng, height, width, palette):
     return np.kron(_noise(rng, height, width, palette), np.ones((down, right), np.uint8))[:height, :width]
 
 
-KINDS = [_noise, _sparse, _boxes, _period, _mirrored, _with_hole, _lattice, _blocks]
+def _outlines(rng, height, width, palette):
+    "Areas with a rim that shuts them in, some of them only by its corners."
+    areas = _boxes(rng, height, width, [1]) > 0
+    rim = ndimage.binary_dilation(areas, ndimage.generate_binary_structure(2, rng.integers(1, 3))) & ~areas
+    return np.where(rim, rng.choice(palette), np.where(areas & (rng.random(areas.shape) < 0.1), rng.choice(palette), 0))
+
+
+def _copies(rng, height, width, palette):
+    "A few small shapes, again and again."
+    grid, shapes = np.zeros((height, width), np.uint8), [rng.choice([0, *palette], rng.integers(1, 4, 2)) for _ in range(rng.integers(1, 4))]
+    for _ in range(rng.integers(2, 10)):
+        shape, r, c = shapes[rng.integers(len(shapes))], rng.integers(height), rng.integers(width)
+        room = grid[r:r + shape.shape[0], c:c + shape.shape[1]]
+        room[:] = shape[:room.shape[0], :room.shape[1]]
+    return grid
+
+
+KINDS = [_noise, _sparse, _boxes, _period, _mirrored, _with_hole, _lattice, _blocks, _outlines, _copies]
 
 
 def random_grid(rng, height, width, n_colours):
