@@ -191,7 +191,7 @@ def connect(grid, axis, paint):
     "Paint 0: in the colour of the two cells."
     result = grid.copy()
     for r, c in senders(grid, 0):
-        for step in [(0, 1)] * (axis != 1) + [(1, 0)] * (axis != 0):
+        for step in [[(0, 1)], [(1, 0)], [(0, 1), (1, 0)], [(1, 1), (1, -1)]][axis]:
             between = []
             for place in walk(grid, r, c, step):
                 if grid[place]: break

@@ -248,7 +248,7 @@ def logic(value, which, colour):
     if parts is None: return None
     filled = parts > 0
     first, others, number = filled[0], filled[1:], filled.sum(0)
-    wanted = [filled.all(0), filled.any(0), number % 2 == 1, number == 0, first & ~others.any(0), ~first & others.any(0)][which]
+    wanted = [filled.all(0), filled.any(0), number % 2 == 1, number == 0, first & ~others.any(0), ~first & others.any(0), ~filled.all(0), filled.all(0) | (number == 0)][which]
     return np.where(wanted, colour, 0)
 
 
@@ -290,9 +290,9 @@ def list_colours(value, number, column):
 
 @twin
 def one_cell_each(value, black_counts):
-    "A lattice: the upper left corners of the boxes are all the crossings of some rows and some columns."
+    "A lattice: the upper left corners of the boxes are all the crossings of some rows and some columns, in reading order."
     corners = [tuple(side.start for side in box_of(mask)) for mask in masks_of(value)]
     tops, lefts = (sorted(set(places)) for places in zip(*corners))
-    if len(corners) < 2 or sorted(corners) != list(itertools.product(tops, lefts)): return None
+    if len(corners) < 2 or corners != list(itertools.product(tops, lefts)): return None
     colours = {corner: commonest(value[0][mask]) if black_counts else main_colour(value[0], mask) for corner, mask in zip(corners, masks_of(value))}
     return np.array([[colours[top, left] for left in lefts] for top in tops])
