@@ -357,10 +357,10 @@ HOSTILE_MARKED = {
     'map without body': ('objects8 | ^map', 'map needs 1'), 'map of nothing': ('objects8 | map(^)', 'map needs 1'), 'repeat of nothing': ('repeat(^)', 'repeat needs 1'), 'fold of nothing': ('objects8 | fold( ^)', 'fold needs 1'),
     'half a chain': ('repeat(trim |^)', 'expected a name'), 'map of a grid': ('^map(trim)', 'map takes objects, but gets grid'), 'mask missing': ('where_rim | ^unite', 'unite needs 1'), 'second argument missing': ('objects8 | related_to(touching^)', 'needs 2'),
     # sizes and positions
-    'no rows': ('resize(^0x3)', 'is no size for resize: a pair such as 3x5, each 1 to 40'), 'no columns': ('resize(^3x0)', 'is no size'), 'half a size': ('resize(^3x)', 'is no size'), 'other half': ('resize(^x3)', 'is no size'),
+    'no rows': ('resize(^0x3)', 'is no size for resize (a pair such as 3x5, each 1 to 40)'), 'no columns': ('resize(^3x0)', 'is no size'), 'half a size': ('resize(^3x)', 'is no size'), 'other half': ('resize(^x3)', 'is no size'),
     'too high': ('resize(^41x2)', 'is no size'), 'too wide': ('resize(^2x41)', 'is no size'), 'large x': ('resize(^3X4)', 'is no size'), 'three sides': ('resize(^3x4x5)', 'is no size'), 'leading zero': ('resize(^03x4)', 'is no size'),
     'one number': ('resize(^3)', 'is no size'), 'star': ('resize(^3*4)', "'3' is no size"), 'times sign': ('resize(^3×4)', "'3' is no size"), 'blank': ('resize(^3 x4)', "'3' is no size"), 'wide digit': ('resize(^３x4)', 'expected a name'),
-    'huge': ('resize(^' + '9' * 500 + 'x1)', 'is no size'), 'position as a size': ('resize(^3:4)', 'is no size'), 'size as a position': ('paint_cell(^3x4, red)', 'is no position for paint_cell: a pair such as 2:4, each 0 to 39'),
+    'huge': ('resize(^' + '9' * 500 + 'x1)', 'is no size'), 'position as a size': ('resize(^3:4)', 'is no size'), 'size as a position': ('paint_cell(^3x4, red)', 'is no position for paint_cell (a pair such as 2:4, each 0 to 39)'),
     'below': ('paint_cell(^40:0, red)', 'is no position'), 'right of': ('paint_cell(^0:40, red)', 'is no position'), 'no row': ('paint_cell(^:3, red)', 'is no position'), 'no column': ('paint_cell(^3:, red)', 'is no position'),
     'three numbers': ('paint_cell(^1:2:3, red)', 'is no position'), 'negative place': ('paint_cell(^-1:0, red)', 'expected a name'), 'leading zeros': ('paint_cell(^00:1, red)', 'is no position'),
     # nesting
