@@ -189,7 +189,7 @@ peel: grid → grid — cut away a rim of one cell
 take(direction, number[1 2 3]): grid → grid — the first k rows or columns from one side
 drop(direction, number[1 2 3]): grid → grid — all but the first k rows or columns from one side
 crop_to_colour(read): grid → grid — the box around one colour
-crop_at(position, size): grid → grid — the part of a size at a position
+crop_at(position, size): grid → grid — the part of a size at a position, if it is all inside
 squeeze: grid → grid — drop rows and columns equal to the one before, if there are any
 drop_repeats: grid → grid — drop rows and columns equal to any earlier one
 drop_lines: grid → grid — drop rows and columns of one colour, if there are any
@@ -328,7 +328,7 @@ erase: objects | object | mask → grid — the objects become black
 recolour(write): objects | object | mask → grid — paint the objects
 recolour_others(paint): objects | object | mask → grid — paint everything coloured but the objects
 stencil(paint): objects | object | mask → grid — the objects in one colour on black
-take_from(grid): mask → grid — the marked cells take the colours of a second grid
+take_from(grid): mask → grid — the marked cells take the colours of a second grid of the same size
 fill_box(paint): objects | object | mask → grid — paint the black cells in each box that are not the object's
 fill_box_own: objects | object → grid — paint all cells of each box in the main colour of its object
 frame_box(paint): objects | object | mask → grid — paint the black cells of a rim around each box
@@ -364,7 +364,7 @@ overlay(layer): objects → grid — equal boxes on top of each other; black is 
 join_right(ordered, order): objects → grid — the objects side by side, ordered by a property
 join_down(ordered, order): objects → grid — the objects below each other, ordered by a property
 list_colours(ordered, shape): objects → grid — the main colours of the objects, the largest value of a property first
-one_cell_each(counted): objects → grid — one cell for each part of a lattice
+one_cell_each(counted): objects → grid — one cell for each part of a lattice, numbered in reading order
 beside(grid): grid → grid — a second grid of equal height to the right
 above(grid): grid → grid — a second grid of equal width below
 under(grid): grid → grid — a second grid of equal size on top; its black cells are transparent
@@ -375,30 +375,30 @@ where_equal(grid): grid → grid — what two grids of equal size agree on; the 
 _MASKS = '''
 where(read): grid → mask — cells of a colour
 where_not(read): grid → mask — cells of any other colour
-where_enclosed(background): grid → mask — background that is shut in
-where_open(background): grid → mask — background that reaches the border
-where_alone(background): grid → mask — cells without a neighbour of their own colour
+where_enclosed(background): grid → mask — background that no path (by sides) joins to the border
+where_open(background): grid → mask — background that a path (by sides) joins to the border
+where_alone(background): grid → mask — cells, not of the background, without a neighbour of their own colour (of eight)
 where_crowded(number[2 3 4 5 6]): grid → mask — black cells with at least k coloured neighbours (of eight)
-where_rim: grid → mask — the rim of the grid
+where_rim: grid → mask — the outermost rows and columns
 where_lines(axes): grid → mask — rows or columns of one colour
-where_striped(stripes): grid → mask — every second row, column or cell
+where_striped(stripes): grid → mask — every second row, column or cell, from the upper left one on
 where_same(grid): grid → mask — cells on which two grids agree
 where_different(grid): grid → mask — cells on which two grids differ
 cells_of: objects | object → mask — all cells of the objects
 boxes_of: objects | object | mask → mask — all cells of their boxes
 centres_of: objects | object | mask → mask — the middle of each box
 corners_of: objects | object | mask → mask — the corners of each box
-rim_of: objects | object | mask → mask — the cells on the rim of each object
-core_of: objects | object | mask → mask — the cells inside of each object, without its rim
-surroundings(connectivity): objects | object | mask → mask — the cells around
+rim_of: objects | object | mask → mask — cells of each object with a side on the border of the grid or on a cell that is not its own
+core_of: objects | object | mask → mask — cells of each object whose four neighbours all are its own
+surroundings(connectivity): objects | object | mask → mask — the cells around the objects that belong to none of them
 complement: mask → mask — all other cells
 intersect(mask): mask → mask — cells of both masks
 unite(mask): mask → mask — cells of either mask
 subtract(mask): mask → mask — cells of the first mask that are not in the second
 differ(mask): mask → mask — cells of exactly one mask
 grow(connectivity): mask → mask — with the neighbours
-erode(connectivity): mask → mask — cells whose neighbours are all marked
-fill_in: mask → mask — with all cells that the mask shuts in
+erode(connectivity): mask → mask — cells whose neighbours all exist and are marked
+fill_in: mask → mask — with all cells that no path of unmarked cells (by sides) joins to the border
 through(axes): mask → mask — whole rows or columns through the marked cells
 span(axes): mask → mask — with what lies between two marked cells of a row or column
 beams(direction8): mask → mask — with all cells from there to the border in one direction
@@ -426,21 +426,21 @@ _SCALARS = '''
 colour_of: object → colour — the main colour of the object
 commonest_colour(foreground): grid → colour — the commonest colour
 rarest_colour(foreground): grid → colour — the rarest colour
-colour_ranked(number[1 2]): grid → colour — the k-th commonest colour (black does not count)
+colour_ranked(number[1 2]): grid → colour — the k-th commonest colour (black does not count, the smaller first on a tie)
 colour_at(position): grid → colour — the colour of one cell
 as_colour: number → colour — the colour of that number
 size_of: grid | object | mask → size — height and width, of the box for an object
-square: number → size — n×n
+square: number → size — n×n, up to 40×40
 turned: size → size — height and width exchanged
 scaled(number[2]): size → size — k times as high and wide
 position_of: object | mask → position — the upper left corner of the box
-centre_of: object | mask → position — the middle of the box
+centre_of: object | mask → position — the middle of the box (the upper left one of several)
 first_where(read): grid → position — the first cell of a colour in reading order
 go(direction8, number[1]): position → position — k steps in a direction
 opposite: direction → direction — the other way
 turn_right: direction → direction — a quarter turn clockwise
-side_of: object | mask → direction — the border that is nearest
-direction_to(position): position → direction — from one position to another
+side_of: object | mask → direction — the border that is nearest (on a tie the first of up, down, left, right)
+direction_to(position): position → direction — from one position to another: along the longer way, diagonal if both are equally long
 equals(number[1 2]): number → boolean — is it that number
 more_than(number[1 2]): number → boolean — is it above that number
 less_than(number[2]): number → boolean — is it below that number
@@ -450,7 +450,7 @@ is_square: grid → boolean — is the grid as high as wide
 is_symmetric(mirror_axis): grid → boolean — does the grid equal its mirror image
 is_uniform: grid → boolean — is there only one colour
 has_colour(read): grid → boolean — does the colour occur
-same_as(grid): grid → boolean — do two grids agree
+same_as(grid): grid → boolean — do two grids agree in size and all cells
 negate: boolean → boolean — no becomes yes
 both(answer): boolean → boolean — yes and yes
 either(answer): boolean → boolean — at least one yes
@@ -459,9 +459,9 @@ either(answer): boolean → boolean — at least one yes
 _CANVASES = '''
 canvas(number[1 2 3]): colour → grid — a k×k grid of the colour
 filled(write): size → grid — a grid of that size in one colour
-bar(paint, number[0 3 5]=0): number → grid — a row of n cells, filled up with black to k (0: as long as n), which has to suffice
+bar(paint, number[0 3 5]=0): number → grid — a row of n cells, filled up with black to k (no more than k; 0: any n)
 diagonal(paint): number → grid — an n×n grid with its diagonal painted
-tally(paint, number[2 3 4 5]): number → grid — a k×k grid with n cells painted in reading order
+tally(paint, number[2 3 4 5]): number → grid — a k×k grid with n cells painted in reading order, if it has so many
 '''
 
 _CONTROL = '''

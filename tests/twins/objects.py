@@ -290,7 +290,7 @@ def list_colours(value, number, column):
 
 @twin
 def one_cell_each(value, black_counts):
-    "A lattice: the upper left corners of the boxes are all the crossings of some rows and some columns, in reading order."
+    "A lattice: the upper left corners of the boxes are all the crossings of some rows and some columns, and the parts are numbered in reading order of them."
     corners = [tuple(side.start for side in box_of(mask)) for mask in masks_of(value)]
     tops, lefts = (sorted(set(places)) for places in zip(*corners))
     if len(corners) < 2 or corners != list(itertools.product(tops, lefts)): return None
