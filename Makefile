@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # pip says nothing for most of a minute while it unpacks: a dot every other second shows that it is alive
 ALIVE := (while sleep 2; do printf . >&2; done) & alive=$$!; trap 'kill $$alive; echo >&2' EXIT;
 
-.PHONY: help install pilot test export readme docs lab constraints clean
+.PHONY: help install pilot test bounds export readme docs lab constraints clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(DEV) ## notebooks and package in step, notebooks run, pytest
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(JOBS) --do_print --timing
 	@echo '== 3/3 tests'
 	$(BIN)/python -m pytest $(ARGS)
+
+bounds: $(DEV) ## a million random programs with bounds checks, after a change of a kernel (two minutes)
+	$(BIN)/python tests/bounds.py
 
 export: $(DEV) ## write modules and README from the notebooks, and clean the notebooks
 	$(BIN)/nbdev_clean

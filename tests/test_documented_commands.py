@@ -35,6 +35,7 @@ NOT_RUN = {  # documented command: why no test runs it
     'make pilot': 'makes an environment and installs into it; what it then calls is `arc-jepa pilot`, which runs above',
     'make test': 'is what runs this test',
     'make install': 'makes an environment and installs into it',
+    'make bounds': 'compiles every kernel once more, which takes minutes; it is for whoever changed a kernel',
     'make lab': 'opens a server that stays',
     'make docs': 'writes pages of all notebooks, which takes minutes',
     'make export': 'writes to the tree; `make test` compares what it would write',

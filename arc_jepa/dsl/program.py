@@ -6,7 +6,7 @@
 from __future__ import annotations
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -516,7 +516,7 @@ def _value_html(value: np.ndarray, cell: int) -> str:
 @dataclass(frozen=True)
 class Explanation:
     "A program at work, as HTML that a notebook shows."
-    html: str
+    html: str = field(repr=False)
     def _repr_html_(self) -> str: return self.html
 
 def _explained_rows(program: Program, pairs: Sequence[Pair], cell: int):
