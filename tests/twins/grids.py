@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from .shared import NEIGHBOURS, STEPS, TWINS, background_of, box_of, changed, commonest, counts, enclosed, rarest, twin, walk
+from .shared import NEIGHBOURS, SIDES, STEPS, TWINS, background_of, box_of, changed, commonest, counts, enclosed, rarest, twin, walk
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -58,6 +58,13 @@ def _transposed(grid): return None if grid is None else grid.T
 
 
 @twin
+def quarter(grid, corner):
+    down, right = grid.shape[0] // 2, grid.shape[1] // 2
+    if not down or not right: return None
+    return grid[:down, :][:, :right] if corner == 0 else grid[:down, -right:] if corner == 1 else grid[-down:, :right] if corner == 2 else grid[-down:, -right:]
+
+
+@twin
 def peel(grid): return grid[1:-1, 1:-1]
 
 
@@ -69,6 +76,13 @@ def crop_to_colour(grid, colour): return grid[box_of(grid == colour)] if (grid =
 def squeeze(grid):
     rows = [r for r in range(grid.shape[0]) if r == 0 or (grid[r] != grid[r - 1]).any()]
     columns = [c for c in range(grid.shape[1]) if c == 0 or (grid[:, c] != grid[:, c - 1]).any()]
+    return changed(grid[np.ix_(rows, columns)], grid)
+
+
+@twin
+def drop_repeats(grid):
+    "Does not apply where nothing repeats."
+    rows, columns = ([k for k, line in enumerate(lines) if line.tolist() not in lines[:k].tolist()] for lines in (grid, grid.T))
     return changed(grid[np.ix_(rows, columns)], grid)
 
 
@@ -152,6 +166,12 @@ def invert(grid):
 
 
 @twin
+def majority_lines(grid, axis):
+    if axis: return majority_lines(grid.T, 0).T
+    return np.array([[commonest(row)] * len(row) for row in grid])
+
+
+@twin
 def keep_commonest(grid): return keep_colour(grid, commonest(grid, skip_black=True)) if grid.any() else None
 @twin
 def keep_rarest(grid): return keep_colour(grid, rarest(grid, skip_black=True)) if grid.any() else None
@@ -187,11 +207,12 @@ TWINS.update(
 
 
 @twin
-def connect(grid, axis, paint):
-    "Paint 0: in the colour of the two cells."
+def connect(grid, axes, paint):
+    "Paint 0: in the colour of the two cells. On a crossing the line whose upper (then left) end comes last in reading order wins."
     result = grid.copy()
+    steps = [[STEPS[3]], [STEPS[1]], [STEPS[3], STEPS[1]], [STEPS[7], STEPS[6]]][axes]
     for r, c in senders(grid, 0):
-        for step in [[(0, 1)], [(1, 0)], [(0, 1), (1, 0)], [(1, 1), (1, -1)]][axis]:
+        for step in steps:
             between = []
             for place in walk(grid, r, c, step):
                 if grid[place]: break
@@ -199,6 +220,40 @@ def connect(grid, axis, paint):
             else: continue
             if grid[place] == grid[r, c]:
                 for cell in between: result[cell] = paint or grid[r, c]
+    return result
+
+
+@twin
+def bridge(grid, axes, paint):
+    "Where there is nothing to paint the grid stays."
+    def between(lines):
+        seen = lines > 0
+        return np.logical_or.accumulate(seen, 1) & np.logical_or.accumulate(seen[:, ::-1], 1)[:, ::-1]
+    wanted = (between(grid) & (axes != 1)) | (between(grid.T).T & (axes != 0))
+    return np.where(wanted & (grid == 0), paint, grid)
+
+
+@twin
+def flood(grid, colour):
+    reached = ndimage.binary_propagation(grid == colour, SIDES, mask=(grid == 0) | (grid == colour))
+    return changed(np.where(reached, colour, grid), grid)
+
+
+@twin
+def hollow(grid):
+    inner = np.zeros(grid.shape, bool)
+    inner[1:-1, 1:-1] = grid[1:-1, 1:-1] > 0
+    for rows, columns in STEPS[:4]: inner &= np.roll(grid, (rows, columns), (0, 1)) == grid
+    return np.where(inner, 0, grid) if inner.any() else None
+
+
+@twin
+def bars(grid):
+    numbers = counts(grid)
+    colours = sorted((c for c in range(1, 10) if numbers[c]), key=lambda c: -numbers[c])
+    if not colours: return None
+    result = np.zeros((numbers[colours[0]], len(colours)), int)
+    for i, c in enumerate(colours): result[len(result) - numbers[c]:, i] = c
     return result
 
 
@@ -231,6 +286,22 @@ def repair_tiling(grid, hole):
 
 @twin
 def symmetrise(grid, axis): return np.where(grid == 0, grid[::-1] if axis == 0 else grid[:, ::-1], grid)
+
+
+@twin
+def complete_diagonal(grid, anti):
+    if grid.shape[0] != grid.shape[1]: return None
+    return np.where(grid == 0, np.rot90(grid, 2).T if anti else grid.T, grid)
+
+
+@twin
+def complete_rotation(grid):
+    if grid.shape[0] != grid.shape[1]: return None
+    result, n = grid.copy(), len(grid)
+    for r, c in np.argwhere(grid == 0):
+        images = [grid[c, n - 1 - r], grid[n - 1 - r, n - 1 - c], grid[n - 1 - c, r]]         # where the cell comes to lie after 90°, 180°, 270° clockwise
+        result[r, c] = next((colour for colour in images if colour), 0)
+    return result
 
 
 def neighbourhood(grid, r, c): return grid[max(r - 1, 0):r + 2, max(c - 1, 0):c + 2]

@@ -56,6 +56,26 @@ def cells(grid):
     return grid, np.where((rows[:, None] > 0) & (columns > 0), (rows[:, None] - 1) * columns.max() + columns, 0)
 
 
+@twin
+def split_at_lines(grid, axis):
+    lines = grid.T if axis else grid
+    best = max((bands(lines, colour) for colour in [*range(1, 10), 0]), key=max)
+    if best.max() < 2: return None
+    labels = np.repeat(best[:, None], lines.shape[1], 1)
+    return grid, labels.T if axis else labels
+
+
+@twin
+def each_line(grid, axis): return grid, np.indices(grid.shape)[axis] + 1
+
+
+@twin
+def blocks(grid, k):
+    if not k or grid.shape[0] % k or grid.shape[1] % k or grid.shape == (k, k): return None
+    r, c = np.indices(grid.shape) // k
+    return grid, r * (grid.shape[1] // k) + c + 1
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------------
 # Selection
 
@@ -248,7 +268,8 @@ def logic(value, which, colour):
     if parts is None: return None
     filled = parts > 0
     first, others, number = filled[0], filled[1:], filled.sum(0)
-    wanted = [filled.all(0), filled.any(0), number % 2 == 1, number == 0, first & ~others.any(0), ~first & others.any(0), ~filled.all(0), filled.all(0) | (number == 0)][which]
+    everywhere, nowhere = filled.all(0), number == 0
+    wanted = [everywhere, ~nowhere, number % 2 == 1, nowhere, first & ~others.any(0), ~first & others.any(0), ~everywhere, everywhere | nowhere][which]
     return np.where(wanted, colour, 0)
 
 
