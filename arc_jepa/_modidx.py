@@ -633,6 +633,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.dsl.program._Control._score': ('program.html#_control._score', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program._Control._smallest_by': ( 'program.html#_control._smallest_by',
                                                                                       'arc_jepa/dsl/program.py'),
+                                      'arc_jepa.dsl.program._Control.body': ('program.html#_control.body', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program._Control.each': ('program.html#_control.each', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program._Parser': ('program.html#_parser', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program._Parser.argument': ('program.html#_parser.argument', 'arc_jepa/dsl/program.py'),

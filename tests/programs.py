@@ -29,18 +29,17 @@ def random_literal(parameter, rng):
     return int(rng.choice(parameter.searched if parameter.searched and rng.random() < 0.8 else [v for v, name in enumerate(parameter.names) if name]))
 
 
-def random_argument(parameter, kind, rng, depth, has_next):
-    if isinstance(parameter, Operand): return random_program(rng, kind, parameter.accepts, depth + 1, has_next)
-    if isinstance(parameter, Body): return random_program(rng, Type.grid, (parameter.gives,), depth + 1, has_next or parameter.has_next)
-    if parameter.type and depth < MAX_DEPTH and rng.random() < COMPUTED: return random_program(rng, kind, (parameter.type,), depth + 1, has_next)
+def random_argument(parameter, kind, rng, depth, starts):
+    if isinstance(parameter, Operand): return random_program(rng, kind, parameter.accepts, depth + 1, starts)
+    if isinstance(parameter, Body): return random_program(rng, Type.grid, (parameter.gives,), depth + 1, starts + ('here', 'next')[:1 + parameter.has_next])
+    if parameter.type and depth < MAX_DEPTH and rng.random() < COMPUTED: return random_program(rng, kind, (parameter.type,), depth + 1, starts)
     return random_literal(parameter, rng)
 
 
-def random_program(rng, kind=Type.grid, goal=tuple(Type), depth=0, has_next=False):
+def random_program(rng, kind=Type.grid, goal=tuple(Type), depth=0, starts=('input',)):
     "A chain of up to four steps (fewer inside of others) from `kind` to one of the types `goal`; below depth `MAX_DEPTH` only programs whose arguments need no program."
     start, longest = '', 4 if depth == 0 else 2
-    if depth and has_next and rng.random() < 0.4: start, kind = 'next', Type.grid
-    elif depth and rng.random() < 0.3: start, kind = 'input', Type.grid
+    if depth and rng.random() < 0.45: start, kind = starts[-1 - int(rng.integers(min(len(starts), 3)))], Type.grid       # the innermost ones more often
     lengths = [n for n in range(0 if start else 1, longest + 1) if kind in reaching(goal, n)]
     while not lengths:                                                         # a mask from a number takes a detour
         longest += 1
@@ -51,6 +50,6 @@ def random_program(rng, kind=Type.grid, goal=tuple(Type), depth=0, has_next=Fals
         if depth >= MAX_DEPTH: plain, control = [op for op in plain if not op.operand], []
         choices = control if control and (not plain or rng.random() < CONTROL) else plain
         op = choices[rng.integers(len(choices))]
-        steps.append(Step(op, tuple(random_argument(p, kind, rng, depth, has_next) for p in op.parameters)))
+        steps.append(Step(op, tuple(random_argument(p, kind, rng, depth, starts) for p in op.parameters)))
         kind = op.gives
     return Program(tuple(steps), start)

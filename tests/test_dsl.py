@@ -339,6 +339,7 @@ HOSTILE = {'empty': ('', 0), 'blanks': ('    ', 4), 'unknown': ('trim | explode'
 HOSTILE_MARKED = {
     # what is at hand
     'next outside': ('^next', '`next` is the next object in a fold'), 'next in a map': ('objects8 | map(^next)', '`next` is'), 'next beside the fold': ('objects8 | fold(beside(next)) | beside(^next)', '`next` is'),
+    'here outside': ('beside(^here)', '`here` is the grid that'), 'here in an argument': ('recolour_all(^here | commonest_colour)', '`here` is'), 'here later': ('objects8 | map(trim | ^here)', 'can only begin'),
     'next later': ('objects8 | fold(trim | ^next)', 'can only begin'), 'input after next': ('objects8 | fold(next | ^input)', 'can only begin'), 'input twice': ('input | ^input', 'can only begin'),
     'objects in a body': ('objects8 | map(^crop)', 'crop takes object or mask, but gets grid'), 'grid in an argument': ('objects8 | related_to(touching, ^objects4)', 'gets objects'), 'called start': ('input^(trim)', 'expected "|" or the end'),
     # where only a literal may stand

@@ -65,12 +65,13 @@ def test_machine_and_walk_agree_on_random_programs():
 
 class Wrong:
     "Executors that do not do what the documentation says."
-    def if_(self, grid, following, predicate, then, otherwise): return self.chain(then if self.chain(predicate, grid, following) else otherwise, grid, following)        # no answer is a failure
-    def repeat_(self, grid, following, transform): return self.chain(transform, grid, following)
-    def map_(self, value, following, transform): return np.where(value[1] > 0, 0, value[0])
-    def largest_by_(self, value, following, measurement, sign=1): return picked(value, 0)
-    def fold_(self, value, following, combination): return self.crops(value)[0]
-    def yes(self, predicate, grid, following): return not self.chain(predicate, grid, following)
+    def if_(self, grid, names, predicate, then, otherwise): return self.body(then if self.body(predicate, grid, names) else otherwise, grid, names)        # no answer is a failure
+    def repeat_(self, grid, names, transform): return self.body(transform, grid, names)
+    def map_(self, value, names, transform): return np.where(value[1] > 0, 0, value[0])
+    def largest_by_(self, value, names, measurement, sign=1): return picked(value, 0)
+    def fold_(self, value, names, combination): return self.crops(value)[0]
+    def body(self, program, here, names): return self.chain(program, here, names | {'here': names['input']})
+    def yes(self, predicate, grid, names): return not self.body(predicate, grid, names)
 
 
 @pytest.mark.parametrize('name', [name for name in vars(Wrong) if name[0] != '_'])
@@ -124,6 +125,11 @@ CASES = [
     ('objects4 | map(objects4 | map(recolour_all(red)))', '1103', '2202'),
     ('objects4 | map(replace(blue, input | rarest_colour))', '1103', '3303'),
     ('shapes8 | map(gravity(down))', '120 002 000', '000 122 000'),
+    ('shapes8 | map(rotate_180 | under(here))', '110 100', '110 110'),                            # `here` is the crop
+    ('if(is_square, here, trim)', '12 30', '12 30'),
+    ('repeat(shift(down) | under(here))', '100 000 000', '100 100 100'),                         # what the round began with
+    ('objects4 | filter(flip_left_right | same_as(here)) | isolate', '1101 1003', '0001 0003'),
+    ('each_line(rows) | fold(beside(here))', '12 30', '1212'),
     # filter
     ('objects4 | filter(is_square) | recolour(red)', '1103 1103', '2203 2203'),
     ('objects4 | filter(is_square) | recolour(red)', '1103', '1102'),

@@ -41,11 +41,11 @@ class Step:
     @property
     def programs(self) -> tuple[Program, ...]: return tuple(a for a in self.arguments if isinstance(a, Program))
 
-STARTS = ('', 'input', 'next')
+STARTS = ('', 'input', 'here', 'next')
 
 @dataclass(frozen=True)
 class Program:
-    "A chain of steps. `start`: the value at hand (''), the input of the whole program ('input'), or the next object of a fold ('next')."
+    "A chain of steps. `start`: the value at hand (''), the input of the whole program ('input'), the grid that a body starts from ('here'), or the next object of a fold ('next')."
     steps: tuple[Step, ...]
     start: str = ''
 
@@ -94,8 +94,10 @@ class _Reader:
         return self.text[start:self.at], start
 
 # %% ../../nbs/17_program.ipynb #170018
+_OUTSIDE = {'next': 'the next object in a fold, and this is none', 'here': 'the grid that the program inside a control operation starts from, and this is inside none'}
+
 class _Parser(_Reader):
-    def chain(self, kind: Type, depth: int, has_next: bool = False) -> Program:
+    def chain(self, kind: Type, depth: int, starts: tuple[str, ...] = ('input',)) -> Program:
         if depth > MAX_NESTING: self.fail(f'nested deeper than {MAX_NESTING}')
         steps, begin = [], ''
         while True:
@@ -103,17 +105,17 @@ class _Parser(_Reader):
             name, _ = self.word()
             if name in STARTS:
                 if steps or begin: self.fail(f'`{name}` can only begin a chain', start)
-                if name == 'next' and not has_next: self.fail('`next` is the next object in a fold, and this is none', start)
+                if name not in starts: self.fail(f'`{name}` is {_OUTSIDE[name]}', start)
                 begin, kind = name, Type.grid
             else:
-                steps.append(self.step(name, start, kind, depth, has_next))
+                steps.append(self.step(name, start, kind, depth, starts))
                 kind = steps[-1].op.gives
             if len(steps) > MAX_STEPS: self.fail(f'more than {MAX_STEPS} steps', start)
             if self.peek() != '|': break
             self.at += 1
         return Program(tuple(steps), begin if depth else '')
 
-    def step(self, name: str, start: int, kind: Type, depth: int, has_next: bool) -> Step:
+    def step(self, name: str, start: int, kind: Type, depth: int, starts: tuple[str, ...]) -> Step:
         if name not in OP_BY_NAME: self.fail(f'no operation {name[:60]!r}{did_you_mean(name, OP_BY_NAME)}', start)
         op = OP_BY_NAME[name]
         if kind not in op.takes: self.fail(f'{name} takes {" or ".join(t.name for t in op.takes)}, but gets {kind.name}; {op.signature}', start)
@@ -125,13 +127,13 @@ class _Parser(_Reader):
                 arguments.append(parameter.default)
                 continue
             if i: self.expect(',', 'expected "," or ")"')
-            arguments.append(self.argument(op, parameter, kind, depth, has_next))
+            arguments.append(self.argument(op, parameter, kind, depth, starts))
         if parentheses: self.expect(')', f'expected ")" after the arguments of {name}; {op.signature}')
         return Step(op, tuple(arguments))
 
-    def argument(self, op: Op, parameter, kind: Type, depth: int, has_next: bool) -> int | Program:
-        if isinstance(parameter, Operand): return self.program(op, parameter.kind, parameter.accepts, kind, depth, has_next)
-        if isinstance(parameter, Body): return self.program(op, parameter.kind, (parameter.gives,), Type.grid, depth, has_next or parameter.has_next)
+    def argument(self, op: Op, parameter, kind: Type, depth: int, starts: tuple[str, ...]) -> int | Program:
+        if isinstance(parameter, Operand): return self.program(op, parameter.kind, parameter.accepts, kind, depth, starts)
+        if isinstance(parameter, Body): return self.program(op, parameter.kind, (parameter.gives,), Type.grid, depth, starts + ('here', 'next')[:1 + parameter.has_next])
         text, start = self.word()
         if isinstance(parameter, ColourMap):
             while self.peek() not in (')', ',', ''): text += ' ' + self.word()[0]
@@ -139,12 +141,12 @@ class _Parser(_Reader):
         if value is not None: return value
         if parameter.type and (text in OP_BY_NAME or text in STARTS):
             self.at = start
-            return self.program(op, parameter.kind, (parameter.type,), kind, depth, has_next)
+            return self.program(op, parameter.kind, (parameter.type,), kind, depth, starts)
         self.fail(f'{text[:60]!r} is no {parameter.kind} for {op.name}{did_you_mean(text, filter(None, parameter.names))} ({parameter.expected})', start)
 
-    def program(self, op: Op, what: str, accepts: Sequence[Type], kind: Type, depth: int, has_next: bool) -> Program:
+    def program(self, op: Op, what: str, accepts: Sequence[Type], kind: Type, depth: int, starts: tuple[str, ...]) -> Program:
         start = (self.blanks(), self.at)[1]
-        program = self.chain(kind, depth + 1, has_next)
+        program = self.chain(kind, depth + 1, starts)
         if program.gives not in accepts: self.fail(f'the {what} of {op.name} is to be {" or ".join(t.name for t in accepts)}, but this gives {program.gives.name}', start)
         return program
 
@@ -235,20 +237,20 @@ class _Assembler:
         self.n_loops += 1
         return self.n_loops - 1
 
-    def chain(self, program: Program, at: int, following: int, free: int) -> int:
-        "Code for a chain on register `at`, with registers from `free` on at its disposal and the next object in `following`; returns the register of the result."
-        at = {'': at, 'input': 0, 'next': following}[program.start]
+    def chain(self, program: Program, at: int, names: dict[str, int], free: int) -> int:
+        "Code for a chain on register `at`, with registers from `free` on at its disposal and in `names` those of what a chain may begin with; returns the register of the result."
+        at = names[program.start] if program.start else at
         for step in program.steps:
             target = free + (at == free)
-            if step.op.is_control: getattr(self, '_' + step.op.name)(step, at, target, following, free + 2)
-            else: self.apply(step, at, target, following, free + 2)
+            if step.op.is_control: getattr(self, '_' + step.op.name)(step, at, target, names, free + 2)
+            else: self.apply(step, at, target, names, free + 2)
             at = target
         return at
 
-    def apply(self, step: Step, at: int, target: int, following: int, free: int):
+    def apply(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
         scalars, places, other, k = [0, 0], [-1, -1], at, 0
         for parameter, argument in zip(step.op.parameters, step.arguments):
-            register = self.chain(argument, at, following, free) if isinstance(argument, Program) else -1
+            register = self.chain(argument, at, names, free) if isinstance(argument, Program) else -1
             free = max(free, register + 1)                  # what was computed stays until it is used
             if isinstance(parameter, Operand): other = register
             else:
@@ -258,24 +260,26 @@ class _Assembler:
 
 # %% ../../nbs/17_program.ipynb #170025
 class _Control(_Assembler):
-    "The patterns; `at` is the value at hand, `target` where the result goes, registers from `free` on may be used."
-    def _if(self, step: Step, at: int, target: int, following: int, free: int):
+    "The patterns; `at` is the value at hand, `target` where the result goes, registers from `free` on may be used. A body begins `here`."
+    def body(self, program: Program, here: int, names: dict[str, int], free: int) -> int: return self.chain(program, here, names | {'here': here}, free)
+
+    def _if(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
         predicate, then, otherwise = step.arguments
         first = len(self.rows)
-        skip, failing = self.emit(JUMP_UNLESS, step, source=self.chain(predicate, at, following, free)), self.failing(first)
-        self.emit(COPY, step, source=self.chain(then, at, following, free), target=target)
+        skip, failing = self.emit(JUMP_UNLESS, step, source=self.body(predicate, at, names, free)), self.failing(first)
+        self.emit(COPY, step, source=self.body(then, at, names, free), target=target)
         end = self.emit(JUMP, step)
         self.land(skip)
         self.land(*failing, field='on_failure')
-        self.emit(COPY, step, source=self.chain(otherwise, at, following, free), target=target)
+        self.emit(COPY, step, source=self.body(otherwise, at, names, free), target=target)
         self.land(end)
 
-    def _repeat(self, step: Step, at: int, target: int, following: int, free: int):
+    def _repeat(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
         loop = self.loop()
         self.emit(COPY, step, source=at, target=target)
         self.emit(START, step, loop=loop)
         again = len(self.rows)                              # a round that fails leaves `target` as the last one made it
-        result, failing = self.chain(step.arguments[0], target, following, free), self.failing(again)
+        result, failing = self.body(step.arguments[0], target, names, free), self.failing(again)
         stable = self.emit(JUMP_IF_SAME, step, source=result, other=target)
         self.emit(COPY, step, source=result, target=target)
         self.emit(COUNT, step, loop=loop, a=MAX_ROUNDS)
@@ -295,31 +299,31 @@ class _Control(_Assembler):
         self.land(again)
         return loop
 
-    def _map(self, step: Step, at: int, target: int, following: int, free: int):
+    def _map(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
         self.emit(APPLY, step, source=at, target=target, other=at, op=OP_BY_NAME['erase'].number)
-        self.each(step, at, free, lambda loop: self.emit(PASTE, step, source=self.chain(step.arguments[0], free, following, free + 1), other=at, target=target, loop=loop))
+        self.each(step, at, free, lambda loop: self.emit(PASTE, step, source=self.body(step.arguments[0], free, names, free + 1), other=at, target=target, loop=loop))
 
-    def _score(self, step: Step, at: int, following: int, free: int, may_fail: bool) -> int:
+    def _score(self, step: Step, at: int, names: dict[str, int], free: int, may_fail: bool) -> int:
         "Code that notes for each object what the program gives on its crop; with `may_fail`, 0 where it does not apply."
         def body(loop):
             first = self.emit(SCORE, step, source=-1, loop=loop)
-            self.emit(SCORE, step, source=self.chain(step.arguments[0], free, following, free + 1), loop=loop)
+            self.emit(SCORE, step, source=self.body(step.arguments[0], free, names, free + 1), loop=loop)
             if may_fail: self.land(*self.failing(first), field='on_failure')
         return self.each(step, at, free, body)
 
-    def _filter(self, step: Step, at: int, target: int, following: int, free: int):
-        self.emit(KEEP, step, source=at, target=target, loop=self._score(step, at, following, free, True))
+    def _filter(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
+        self.emit(KEEP, step, source=at, target=target, loop=self._score(step, at, names, free, True))
 
-    def _largest_by(self, step: Step, at: int, target: int, following: int, free: int):
-        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, following, free, False), a=1)
+    def _largest_by(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
+        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, names, free, False), a=1)
 
-    def _smallest_by(self, step: Step, at: int, target: int, following: int, free: int):
-        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, following, free, False), a=0)
+    def _smallest_by(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
+        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, names, free, False), a=0)
 
-    def _fold(self, step: Step, at: int, target: int, following: int, free: int):
+    def _fold(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
         def body(loop):
             skip = self.emit(MOVED, step, loop=loop)        # fails for the first object, whose crop is the start
-            self.emit(COPY, step, source=self.chain(step.arguments[0], target, free, free + 1), target=target)
+            self.emit(COPY, step, source=self.body(step.arguments[0], target, names | {'next': free}, free + 1), target=target)
             end = self.emit(JUMP, step)
             self.land(skip, field='on_failure')
             self.emit(COPY, step, source=free, target=target)
@@ -330,7 +334,7 @@ class _Control(_Assembler):
 def assemble(program: Program) -> Code:
     "The machine code of a program."
     assembler = _Control()
-    result = assembler.chain(program, 0, 0, 1)
+    result = assembler.chain(program, 0, {'input': 0}, 1)
     return Code(np.array(assembler.rows, np.int64).reshape(-1, len(Instruction._fields)), tuple(assembler.steps), result, assembler.n_registers + 1, max(assembler.n_loops, 1))
 
 # %% ../../nbs/17_program.ipynb #170026

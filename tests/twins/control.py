@@ -53,38 +53,41 @@ def literal(parameter, value):
 
 @dataclass
 class Walk:
-    "One run of a program on the grid `input`: values of chains, steps and arguments."
-    input: np.ndarray
+    "One run of a program: values of chains, steps and arguments."
     budget: int = 100_000
     operations: int = field(default=0, init=False)
 
-    def chain(self, program: Program, value, following=None):
-        "What `program` makes of `value`; `following` is what `next` stands for."
-        value = {'': value, 'input': self.input, 'next': following}[program.start]
+    def chain(self, program: Program, value, names):
+        "What `program` makes of `value`; `names` says what `input`, `here` and `next` stand for."
+        value = names[program.start] if program.start else value
         for step in program.steps:
-            value = getattr(self, step.op.name + '_')(value, following, *step.arguments) if step.op.is_control else self.step(step, value, following)
+            value = getattr(self, step.op.name + '_')(value, names, *step.arguments) if step.op.is_control else self.step(step, value, names)
         return value
 
-    def step(self, step: Step, value, following):
+    def body(self, program: Program, here, names):
+        "What a program inside a control operation makes of the grid that it begins with."
+        return self.chain(program, here, names | {'here': here})
+
+    def step(self, step: Step, value, names):
         "An operation on `value`, after its arguments have been computed from left to right."
-        arguments = [self.chain(a, value, following) if isinstance(a, Program) else literal(p, a) for p, a in zip(step.op.parameters, step.arguments)]
+        arguments = [self.chain(a, value, names) if isinstance(a, Program) else literal(p, a) for p, a in zip(step.op.parameters, step.arguments)]
         for p, a, given in zip(step.op.parameters, arguments, step.arguments):
             if isinstance(given, Program) and not isinstance(p, Operand): admitted(p, a)
         self.operations += 1
         if self.operations > self.budget: raise Exhausted
         return held(step.op.gives, TWINS[step.op.name](value, *arguments))
 
-    def yes(self, predicate, grid, following):
+    def yes(self, predicate, grid, names):
         "Does the predicate give yes? One that does not apply gives none."
-        try: return self.chain(predicate, grid, following)
+        try: return self.body(predicate, grid, names)
         except Fails: return False
 
-    def if_(self, grid, following, predicate, then, otherwise): return self.chain(then if self.yes(predicate, grid, following) else otherwise, grid, following)
+    def if_(self, grid, names, predicate, then, otherwise): return self.body(then if self.yes(predicate, grid, names) else otherwise, grid, names)
 
-    def repeat_(self, grid, following, transform):
+    def repeat_(self, grid, names, transform):
         "Up to the first round that changes nothing or does not apply; there has to be one that does, and no more than `MAX_ROUNDS`."
         for round_ in range(MAX_ROUNDS + 1):
-            try: result = self.chain(transform, grid, following)
+            try: result = self.body(transform, grid, names)
             except Fails: result = grid
             if np.array_equal(result, grid): break
             grid = result
@@ -94,10 +97,10 @@ class Walk:
 
     def crops(self, value): return [crop_of(value[0], mask) for mask in masks_of(value)]
 
-    def map_(self, value, following, transform):
+    def map_(self, value, names, transform):
         "All objects are taken off the canvas first, then drawn in order, later ones on top. What is larger than its box goes on beyond it, up to the border."
         result = np.where(value[1] > 0, 0, value[0])
-        pictures = [self.chain(transform, crop, following) for crop in self.crops(value)]
+        pictures = [self.body(transform, crop, names) for crop in self.crops(value)]
         for mask, picture in zip(masks_of(value), pictures):
             r, c = (side.start for side in box_of(mask))
             part = result[r:r + picture.shape[0], c:c + picture.shape[1]]
@@ -105,24 +108,24 @@ class Walk:
             part[fitting > 0] = fitting[fitting > 0]
         return result
 
-    def filter_(self, value, following, predicate): return held(Type.objects, kept(value, [self.yes(predicate, crop, following) for crop in self.crops(value)]))
+    def filter_(self, value, names, predicate): return held(Type.objects, kept(value, [self.yes(predicate, crop, names) for crop in self.crops(value)]))
 
-    def largest_by_(self, value, following, measurement, sign=1):
+    def largest_by_(self, value, names, measurement, sign=1):
         "The first on a tie; every crop has to be measured."
-        measures = [sign * self.chain(measurement, crop, following) for crop in self.crops(value)]
+        measures = [sign * self.body(measurement, crop, names) for crop in self.crops(value)]
         return picked(value, measures.index(max(measures)))
 
-    def smallest_by_(self, value, following, measurement): return self.largest_by_(value, following, measurement, -1)
+    def smallest_by_(self, value, names, measurement): return self.largest_by_(value, names, measurement, -1)
 
-    def fold_(self, value, following, combination):
+    def fold_(self, value, names, combination):
         result, *others = self.crops(value)
-        for crop in others: result = self.chain(combination, result, crop)
+        for crop in others: result = self.body(combination, result, names | {'next': crop})
         return result
 
 
 def walk_program(program: Program, grid: np.ndarray, budget: int = 100_000):
     "(status, value or None, number of operations) of a program on a grid; the status is None if it went on beyond `budget` operations."
-    walk = Walk(grid, budget)
-    try: return Status.ok, walk.chain(program, grid), walk.operations
+    walk = Walk(budget)
+    try: return Status.ok, walk.chain(program, grid, {'input': grid}), walk.operations
     except Fails as failure: return failure.status, None, walk.operations
     except Exhausted: return None, None, walk.operations
