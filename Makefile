@@ -62,8 +62,9 @@ export: $(DEV) ## write modules and README from the notebooks, and clean the not
 readme: $(DEV) ## write README.md from nbs/index.ipynb
 	$(BIN)/python .ci/readme.py
 
-docs: $(DEV) ## write the notebooks as pages to docs/_build
-	$(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir docs/_build $$(find nbs -name '*.ipynb' -not -path '*/.*' | sort)
+docs: $(DEV) ## write the notebooks as pages to docs/_build, index.html first
+	for folder in . guides; do $(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir docs/_build/$$folder nbs/$$folder/*.ipynb; done
+	sed -i -E 's/href="([^":]+)\.ipynb/href="\1.html/g' docs/_build/*.html docs/_build/guides/*.html
 
 lab: $(DEV) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir nbs $(ARGS)

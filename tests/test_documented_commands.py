@@ -37,7 +37,7 @@ NOT_RUN = {  # documented command: why no test runs it
     'make install': 'makes an environment and installs into it',
     'make bounds': 'compiles every kernel once more, which takes minutes; it is for whoever changed a kernel',
     'make lab': 'opens a server that stays',
-    'make docs': 'writes pages of all notebooks, which takes minutes',
+    'make docs': 'writes pages of all notebooks to the tree; nothing else is in it than nbconvert',
     'make export': 'writes to the tree; `make test` compares what it would write',
     'make readme': 'writes to the tree; `make test` compares what it would write',
     'make constraints': 'installs the newest versions from the network',

@@ -8,7 +8,8 @@ from arc_jepa.dsl.program import parse, run_program
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, iterate_tasks
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import search as search_module
-from arc_jepa.solve.search import FLOOR, UNITS_PER_BIT, Search, instruction_costs, instructions_for
+from arc_jepa.solve.search import FLOOR, OPERANDS, UNITS_PER_BIT, Search, instruction_costs, instructions_for
+from arc_jepa.dsl.types import VALUE_BYTES
 
 PROGRAMS = 6_000
 SOLVED = ['1f85a75f', '67a3c6ac', '0d3d703e', 'a416b8f3', '007bbfb7', '1cf80156']          # by one to three steps, `map_colours` and `beside` among them
@@ -137,8 +138,8 @@ def test_bounds_hold_and_keep_what_was_found(tasks, settings):
         search, free = Search(task, **settings), Search(task)
         while search.run(500) and search.tested < 50_000: pass
         free.run(search.tested)
-        inputs = sum(8 + (pair.input.size + 7 & ~7) for pair in task.demonstrations + task.tests)
-        assert search.bytes_used <= max(settings.get('max_bytes', 192 << 20), 8 * inputs + 7_000)
+        room = (len(OPERANDS) + 2) * len(task.demonstrations + task.tests) * VALUE_BYTES                       # for the inputs and what `OPERANDS` make of them, always
+        assert search.bytes_used <= max(settings.get('max_bytes', 192 << 20), room)
         assert search.states <= settings.get('max_states', 400_000)
         if 'max_candidates' in settings: assert len(search.candidates) <= settings['max_candidates'] + 1         # the input itself is looked at before
         else: assert search.full and search.exhausted
