@@ -914,6 +914,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                          'arc_jepa.evaluate.bench._results': ('bench.html#_results', 'arc_jepa/evaluate/bench.py'),
                                          'arc_jepa.evaluate.bench._run_calls': ('bench.html#_run_calls', 'arc_jepa/evaluate/bench.py'),
                                          'arc_jepa.evaluate.bench._searched': ('bench.html#_searched', 'arc_jepa/evaluate/bench.py'),
+                                         'arc_jepa.evaluate.bench._start_seconds': ( 'bench.html#_start_seconds',
+                                                                                     'arc_jepa/evaluate/bench.py'),
                                          'arc_jepa.evaluate.bench._windows': ('bench.html#_windows', 'arc_jepa/evaluate/bench.py'),
                                          'arc_jepa.evaluate.bench.bench_generate': ( 'bench.html#bench_generate',
                                                                                      'arc_jepa/evaluate/bench.py'),

@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_compiled.ipynb #020003
 from __future__ import annotations
-import ast, hashlib, sys
+import hashlib, re, sys
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -25,17 +25,19 @@ __all__ = ['PACKAGE', 'BUFFER', 'KERNEL_SIGNATURE', 'source_stamp', 'ProvidedDir
 # %% ../nbs/02_compiled.ipynb #020005
 PACKAGE = Path(__file__).parent if '__file__' in globals() else Path(import_module('arc_jepa').__file__).parent
 
-def _imported(path: Path) -> list[Path]:
-    "Files of this package that the module at `path` imports, by reading its import statements."
+_IMPORT = re.compile(r'^from (\.*)([\w.]*) import ([^\n(]*)', re.M)
+
+@lru_cache(maxsize=None)
+def _imported(path: Path) -> tuple[Path, ...]:
+    "Files of this package that the module at `path` imports, by reading the lines that begin with `from`. (Parsing the modules instead took half of the time that a process needed to start.)"
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf8'))):
-        if not isinstance(node, ast.ImportFrom): continue
-        if node.level: base = path.parents[node.level - 1]
-        elif (node.module or '').split('.')[0] == PACKAGE.name: base = PACKAGE.parent
+    for dots, module, names in _IMPORT.findall(path.read_text(encoding='utf8')):
+        if dots: base = path.parents[len(dots) - 1]
+        elif module.split('.')[0] == PACKAGE.name: base = PACKAGE.parent
         else: continue
-        target = base.joinpath(*(node.module or '').split('.')).with_suffix('.py')
-        if target.is_file(): found.append(target)
-    return found
+        place = base.joinpath(*module.split('.')) if module else base
+        found += [place.with_suffix('.py')] + [place / f'{name.split()[0]}.py' for name in names.split(',') if name.strip()]       # a module, or modules of a package
+    return tuple(file for file in found if file.is_file())
 
 @lru_cache(maxsize=None)
 def source_stamp(path: Path) -> str:

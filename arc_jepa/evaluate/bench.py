@@ -4,7 +4,7 @@
 
 # %% ../../nbs/54_bench.ipynb #540003
 from __future__ import annotations
-import resource, time
+import resource, subprocess, sys, time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -164,17 +164,24 @@ def _searched(tasks, programs: int) -> dict[str, float]:
         total['peak'] = max(total['peak'], search.bytes_used + 40 * search.states)    # values; table, offsets, parents, costs
     return total
 
+def _start_seconds() -> float:
+    "CPU seconds of a process that gets ready to search and ends, on a machine where everything has been compiled before."
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, '-c', 'from arc_jepa.solve.search import warm_up; warm_up()'], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
 def bench_search(programs: int = 50_000, every: int = 20, repeats: int = 3) -> dict:
     """Joint program-steps in a CPU-second inside `Search.run`, over every `every`-th task of ARC-1 training, `programs` steps each.
 
-    `peak_mb` is what the largest search filled (values and index), `process_peak_mb` what the whole process took, code included; `setup_ms` is the mean for a task."""
+    `peak_mb` is what the largest search filled (values and index), `process_peak_mb` what the whole process took, code included; `setup_ms` is the mean for a task, `start_cpu_s` what a new process takes until it can search."""
     op_addresses()
     tasks = list(load_tasks('arc1/training')[::every])
     _searched(tasks[:1], 100)
     totals = [_searched(tasks, programs) for _ in range(repeats)]
-    rate = spread([t['tested'] / t['run'] for t in totals])
+    rate, starts = spread([t['tested'] / t['run'] for t in totals]), spread([_start_seconds() for _ in range(repeats)])
     return {'program_steps_per_cpu_s': rate['median'], 'range': [rate['min'], rate['max']], 'tasks': len(tasks), 'program_steps': totals[0]['tested'], 'states': totals[0]['states'],
-            'setup_ms': 1e3 * float(np.median([t['set_up'] for t in totals])) / len(tasks), 'peak_mb': totals[0]['peak'] / 2 ** 20,
+            'start_cpu_s': starts['median'], 'setup_ms': 1e3 * float(np.median([t['set_up'] for t in totals])) / len(tasks), 'peak_mb': totals[0]['peak'] / 2 ** 20,
             'process_peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 'repeats': repeats}
 
 # %% ../../nbs/54_bench.ipynb #540022
