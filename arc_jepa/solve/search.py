@@ -255,6 +255,7 @@ class Candidate:
     answers: tuple[np.ndarray, ...]
     tested: int
 
+# %% ../../nbs/40_search.ipynb #400039
 class Search:
     """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far, cheapest first.
 
