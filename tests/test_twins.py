@@ -130,7 +130,8 @@ def step(text, grid):
     return last.op, value, value, last.arguments
 
 
-SETTLED = {'split(rows, 0)': [[4]], 'objects8 | pick_nth(0)': [[1]], 'cells': [[7, 2, 0, 2]], 'objects8 | one_cell_each(all)': [[7, 4, 4], [7, 7, 4], [7, 4, 7], [4, 7, 4]]}
+SETTLED = {'split(rows, 0)': [[4]], 'objects8 | pick_nth(0)': [[1]], 'cells': [[7, 2, 0, 2]], 'objects8 | one_cell_each(all)': [[7, 4, 4], [7, 7, 4], [7, 4, 7], [4, 7, 4]], 'objects8 | one_cell_each': [[0, 4]], 'flood(black)': [[0, 1]], 'drop_lines': [[1], [2]],
+           'objects8 | overlay': [[0, 4]], 'blocks(2)': [[1, 2], [3, 4]], 'repair_symmetry(black)': [[0, 1], [0, 0]]}
 
 
 @pytest.mark.parametrize('text', SETTLED)

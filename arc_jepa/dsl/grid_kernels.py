@@ -102,7 +102,7 @@ def trim(source, other, target, work, a, b):
     for r in range(h):
         for c in range(w):
             if source[HEADER + r * w + c] != background: top, left, bottom, right = min(top, r), min(left, c), max(bottom, r), max(right, c)
-    if bottom < 0 or (bottom - top + 1 == h and right - left + 1 == w): return NOT_APPLICABLE
+    if bottom < 0: return NOT_APPLICABLE
     return _crop(source, target, top, left, bottom - top + 1, right - left + 1)
 
 def crop_to_colour(source, other, target, work, a, b):
@@ -139,8 +139,8 @@ def _keep_rows_columns(source, target, work):
     rows = cols = 0
     for r in range(h): rows += np.int64(work[r])
     for c in range(w): cols += np.int64(work[64 + c])
-    if rows == 0 or cols == 0 or (rows == h and cols == w): return NOT_APPLICABLE
-    begin(target, GRID, rows, cols)
+    status = begin(target, GRID, rows, cols)
+    if status: return status
     at = HEADER
     for r in range(h):
         if not work[r]: continue
@@ -189,7 +189,6 @@ def shrink(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     k = min(h, w)
     while k > 1 and not _shrinks_by(source, k): k -= 1
-    if k == 1: return NOT_APPLICABLE
     return _index_copy(source, target, h // k, w // k, 0, k * w, k)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110095
@@ -230,7 +229,7 @@ def scale_by_colours(source, other, target, work, a, b):
         if source[HEADER + i]: present |= 1 << np.int64(source[HEADER + i])
     k = 0
     for colour in range(10): k += (present >> colour) & 1
-    return NOT_APPLICABLE if k < 2 else _scale(source, target, k, k)
+    return _scale(source, target, k, k)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110027
 def tile(source, other, target, work, a, b):
@@ -348,12 +347,8 @@ def swap(source, other, target, work, a, b):
     return OK
 
 def keep_colour(source, other, target, work, a, b):
-    kept = 0
-    for i in range(_like(source, target)):
-        here = source[HEADER + i] == a
-        kept += here
-        target[HEADER + i] = a if here else 0
-    return OK if kept else NOT_APPLICABLE
+    for i in range(_like(source, target)): target[HEADER + i] = a if source[HEADER + i] == a else 0
+    return OK
 
 def map_colours(source, other, target, work, a, b):
     for i in range(_like(source, target)): target[HEADER + i] = (a >> (4 * np.int64(source[HEADER + i]))) & 15
@@ -393,7 +388,6 @@ def invert(source, other, target, work, a, b):
 def keep_commonest(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, True, True)
-    if colour < 0: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if source[HEADER + i] != colour: target[HEADER + i] = 0
     return OK
@@ -401,7 +395,6 @@ def keep_commonest(source, other, target, work, a, b):
 def keep_rarest(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, False, True)
-    if colour < 0: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if source[HEADER + i] != colour: target[HEADER + i] = 0
     return OK
@@ -409,7 +402,6 @@ def keep_rarest(source, other, target, work, a, b):
 def all_to_commonest(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, True, True)
-    if colour < 0: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if source[HEADER + i]: target[HEADER + i] = colour
     return OK
@@ -417,7 +409,6 @@ def all_to_commonest(source, other, target, work, a, b):
 def all_to_rarest(source, other, target, work, a, b):
     _count_colours(source, work)
     colour = _ranked_colour(work, False, True)
-    if colour < 0: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if source[HEADER + i]: target[HEADER + i] = colour
     return OK
@@ -425,7 +416,6 @@ def all_to_rarest(source, other, target, work, a, b):
 # %% ../../nbs/11_grid_kernels.ipynb #110048
 def commonest_to_black(source, other, target, work, a, b):
     colour = _commonest(source)
-    if colour == 0: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if source[HEADER + i] == colour: target[HEADER + i] = 0
     return OK
@@ -657,7 +647,7 @@ def repair_symmetry(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     holes = 0
     for i in range(n): holes += source[HEADER + i] == a
-    if holes == 0 or holes * 2 > n: return NOT_APPLICABLE
+    if holes == 0 or holes * 2 > n: return OK
     filled, rounds = 1, 0
     while filled and rounds < 4:
         filled, rounds = 0, rounds + 1
@@ -667,9 +657,7 @@ def repair_symmetry(source, other, target, work, a, b):
             for centre in range(first, last + 1):
                 agree = _mirror_axis(target, h, w, axis, centre, a, 0)
                 if agree * 3 >= n: filled += _mirror_axis(target, h, w, axis, centre, a, 1)
-    for i in range(n):
-        if target[HEADER + i] != source[HEADER + i]: return OK
-    return NOT_APPLICABLE
+    return OK
 
 # %% ../../nbs/11_grid_kernels.ipynb #110070
 @jit
@@ -726,21 +714,18 @@ def _smallest_period(source, h, w, hole, work):
     return -1
 
 def repair_tiling(source, other, target, work, a, b):
-    h, w = np.int64(source[1]), np.int64(source[2])
-    present = False
-    for i in range(h * w): present |= source[HEADER + i] == a
-    if not present: return NOT_APPLICABLE
-    period = _smallest_period(source, h, w, a, work)
-    if period < 0: return NOT_APPLICABLE
-    begin(target, GRID, h, w)
+    h, w, present = np.int64(source[1]), np.int64(source[2]), False
+    for i in range(_like(source, target)): present |= source[HEADER + i] == a
+    period = _smallest_period(source, h, w, a, work) if present else -1
+    if period < 0: return OK
     for r in range(h):
         for c in range(w): target[HEADER + r * w + c] = work[(r % (period // 64)) * (period % 64) + c % (period % 64)]
-    return finish(target)
+    return OK
 
 def smallest_tile(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
     period = _smallest_period(source, h, w, 255, work)
-    if period < 0: return NOT_APPLICABLE
+    if period < 0: period = h * 64 + w                                  # the grid is its own tile
     return _crop(source, target, 0, 0, period // 64, period % 64)
 
 # %% ../../nbs/11_grid_kernels.ipynb #110073
@@ -839,18 +824,15 @@ def fill_holes(source, other, target, work, a, b):
             work[r * w + c] = 1
             work[MAX_CELLS + 2 * depth], work[MAX_CELLS + 2 * depth + 1] = r, c
             depth += 1
-    changed = False
     for i in range(n):
-        if source[HEADER + i] == 0 and work[i] == 0:
-            target[HEADER + i] = a
-            changed = True
-    return OK if changed else NOT_APPLICABLE
+        if source[HEADER + i] == 0 and work[i] == 0: target[HEADER + i] = a
+    return OK
 
 # %% ../../nbs/11_grid_kernels.ipynb #110107
 def flood(source, other, target, work, a, b):
-    if a == 0: return NOT_APPLICABLE
     n = _like(source, target)
-    h, w, depth, changed = np.int64(source[1]), np.int64(source[2]), 0, False
+    h, w, depth = np.int64(source[1]), np.int64(source[2]), 0
+    if a == 0: return OK
     for i in range(n):                              # the stack in work holds a cell twice at no time: it is painted when it is put there
         if source[HEADER + i] != a: continue
         work[2 * depth], work[2 * depth + 1] = i // w, i % w
@@ -861,20 +843,20 @@ def flood(source, other, target, work, a, b):
         for k in range(4):
             r, c = row + row_step(k), col + column_step(k)
             if r < 0 or r >= h or c < 0 or c >= w or target[HEADER + r * w + c]: continue
-            target[HEADER + r * w + c], changed = a, True
+            target[HEADER + r * w + c] = a
             work[2 * depth], work[2 * depth + 1] = r, c
             depth += 1
-    return OK if changed else NOT_APPLICABLE
+    return OK
 
 def hollow(source, other, target, work, a, b):
     _like(source, target)
-    h, w, changed = np.int64(source[1]), np.int64(source[2]), False
+    h, w = np.int64(source[1]), np.int64(source[2])
     for r in range(1, h - 1):
         for c in range(1, w - 1):
             at = HEADER + r * w + c
             colour = source[at]
-            if colour and source[at - w] == colour and source[at - 1] == colour and source[at + 1] == colour and source[at + w] == colour: target[at], changed = 0, True
-    return OK if changed else NOT_APPLICABLE
+            if colour and source[at - w] == colour and source[at - 1] == colour and source[at + 1] == colour and source[at + w] == colour: target[at] = 0
+    return OK
 
 # %% ../../nbs/11_grid_kernels.ipynb #110082
 def outline(source, other, target, work, a, b):
@@ -893,12 +875,9 @@ def outline(source, other, target, work, a, b):
     return OK
 
 def fill_background(source, other, target, work, a, b):
-    changed = False
     for i in range(_like(source, target)):
-        if source[HEADER + i] == 0:
-            target[HEADER + i] = a
-            changed = True
-    return OK if changed else NOT_APPLICABLE
+        if source[HEADER + i] == 0: target[HEADER + i] = a
+    return OK
 
 # %% ../../nbs/11_grid_kernels.ipynb #110085
 def sort_lines(source, other, target, work, a, b):

@@ -159,7 +159,7 @@ def each_line(source, other, target, work, a, b):
 
 def blocks(source, other, target, work, a, b):
     h, w = np.int64(source[1]), np.int64(source[2])
-    if a < 1 or h % a or w % a or (h == a and w == a): return NOT_APPLICABLE
+    if a < 1 or h % a or w % a: return NOT_APPLICABLE
     down, across = h // a, w // a
     if down * across > MAX_OBJECTS: return TOO_MANY_OBJECTS
     n_cells = _canvas(source, target, OBJECTS)
@@ -355,10 +355,10 @@ def _extreme(source, work, which, largest):
     return best
 
 def pick_max(source, other, target, work, a, b):
-    return NOT_APPLICABLE if source[3] < 2 else _pick(source, target, _extreme(source, work, a, 1))
+    return _pick(source, target, _extreme(source, work, a, 1))
 
 def pick_min(source, other, target, work, a, b):
-    return NOT_APPLICABLE if source[3] < 2 else _pick(source, target, _extreme(source, work, a, 0))
+    return _pick(source, target, _extreme(source, work, a, 0))
 
 def pick_odd(source, other, target, work, a, b):
     n = np.int64(source[3])
@@ -384,13 +384,13 @@ def pick_only(source, other, target, work, a, b):
 # %% ../../nbs/12_object_kernels.ipynb #120033
 @shared(BUFFER, BUFFER, BUFFER, int64)
 def _renumber(source, target, work, flags):
-    "Objects value with the objects k for which work[flags + k] is set, numbered anew in order; not applicable if none or all are kept."
+    "Objects value with the objects k for which work[flags + k] is set, numbered anew in order; not applicable if none is kept."
     n, kept = np.int64(source[3]), 0
     for k in range(n):
         if work[flags + k]:
             kept += 1
             work[flags + k] = kept
-    if kept == 0 or kept == n: return NOT_APPLICABLE
+    if kept == 0: return NOT_APPLICABLE
     n_cells = _canvas(source, target, OBJECTS)
     for i in range(n_cells):
         label = np.int64(source[HEADER + n_cells + i])
@@ -568,7 +568,6 @@ def recolour_by_rank(source, other, target, work, a, b):
     return OK
 
 def recolour_like_extreme(source, other, target, work, a, b):
-    if source[3] < 2: return NOT_APPLICABLE
     n_cells = _grid_of(source, target)
     colour = _main_colour(source, work, _extreme(source, work, a, np.int64(b == 0)), 0)
     for i in range(n_cells):
@@ -675,10 +674,11 @@ def extend_each(source, other, target, work, a, b):
 # %% ../../nbs/12_object_kernels.ipynb #120066
 @shared(BUFFER, BUFFER)
 def _equal_boxes(source, work):
+    "1 if all boxes have one size, else 0."
     measure(source, work)
     for k in range(1, np.int64(source[3])):
         if _height(work, k) != _height(work, 0) or _width(work, k) != _width(work, 0): return 0
-    return 1 if source[3] > 1 else 0
+    return 1
 
 @jit
 def _filled_parts(source, work, r, c):
@@ -763,7 +763,7 @@ def one_cell_each(source, other, target, work, a, b):
     measure(source, work)
     n, columns = np.int64(source[3]), 0
     while columns < n and _top(work, columns) == _top(work, 0): columns += 1
-    if n < 2 or n % columns: return NOT_APPLICABLE
+    if n % columns: return NOT_APPLICABLE
     for k in range(n):
         if _top(work, k) != _top(work, k - k % columns) or _left(work, k) != _left(work, k % columns): return NOT_APPLICABLE
         if k % columns and _left(work, k) <= _left(work, k - 1): return NOT_APPLICABLE                      # rows and columns of parts go down and to the right

@@ -190,18 +190,18 @@ take(direction, number[1 2 3]): grid → grid — the first k rows or columns fr
 drop(direction, number[1 2 3]): grid → grid — all but the first k rows or columns from one side
 crop_to_colour(read): grid → grid — the box around one colour
 crop_at(position, size): grid → grid — the part of a size at a position, if it is all inside
-squeeze: grid → grid — drop rows and columns equal to the one before, if there are any
+squeeze: grid → grid — drop rows and columns equal to the one before
 drop_repeats: grid → grid — drop rows and columns equal to any earlier one
-drop_lines: grid → grid — drop rows and columns of one colour, if there are any
-shrink: grid → grid — one cell for each block of equal cells
-smallest_tile: grid → grid — the smallest tile that the grid repeats, at most half of it
+drop_lines: grid → grid — drop rows and columns of one colour
+shrink: grid → grid — one cell for each block of k×k equal cells, with the largest k
+smallest_tile: grid → grid — the smallest tile, at most half of the grid, that it repeats (else the grid itself)
 '''
 
 _GROWING = '''
 scale(number[2 3 4 5]): grid → grid — draw each cell as a block of k×k
 stretch_down(number[2 3]): grid → grid — draw each cell k times downwards
 stretch_right(number[2 3]): grid → grid — draw each cell k times to the right
-scale_by_colours: grid → grid — scale by the number of colours that are not black (two or more)
+scale_by_colours: grid → grid — scale by the number of colours that are not black
 tile(number[1 2 3], number[1 2 3]): grid → grid — repeat r times down and c times right
 repeat_to(size): grid → grid — repeat from the upper left corner on, cut to a size
 mirror(direction): grid → grid — add the mirror image above, below, to the left or to the right
@@ -253,8 +253,8 @@ bars: grid → grid — a column for each colour, as high as it has cells, the c
 '''
 
 _REPAIR = '''
-repair_symmetry(read): grid → grid — restore the cells of one colour by symmetry
-repair_tiling(read): grid → grid — restore the cells of one colour by the period
+repair_symmetry(read): grid → grid — restore the cells of one colour by symmetry, where there is one
+repair_tiling(read): grid → grid — restore the cells of one colour by the period, if there is one
 symmetrise(mirror_axis): grid → grid — black cells take the colour of their mirror image
 complete_diagonal(diagonal): grid → grid — black cells of a square grid take the colour of their image in a diagonal
 complete_rotation: grid → grid — black cells of a square grid take the first colour among their images under quarter turns
@@ -308,7 +308,7 @@ sort_objects(property, order): objects → objects — the same objects in the o
 '''
 
 _RELATIONS = '''
-related(relation): objects → objects — objects that stand in a relation to another one of them
+related(relation): objects → objects — objects that stand in a relation to another one of them (inside and around compare boxes)
 unrelated(relation): objects → objects — objects that stand in a relation to no other of them
 related_to(relation, objects): objects → objects — objects that stand in a relation to one of other objects
 unrelated_to(relation, objects): objects → objects — objects that stand in a relation to none of other objects
@@ -331,13 +331,13 @@ stencil(paint): objects | object | mask → grid — the objects in one colour o
 take_from(grid): mask → grid — the marked cells take the colours of a second grid of the same size
 fill_box(paint): objects | object | mask → grid — paint the black cells in each box that are not the object's
 fill_box_own: objects | object → grid — paint all cells of each box in the main colour of its object
-frame_box(paint): objects | object | mask → grid — paint the black cells of a rim around each box
+frame_box(paint): objects | object | mask → grid — paint the black cells just outside each box
 fill_holes_each(own_or): objects | object | mask → grid — paint what each object shuts in
 surround(own_or, connectivity): objects | object | mask → grid — paint the black cells around each object
 recolour_by(property): objects | object → grid — paint each object in the colour with the number of its property
 recolour_by_rank(property, order): objects → grid — colour 1 for the first by a property, 2 for the next … (nine ranks at most)
 recolour_like_extreme(property, order): objects → grid — all take the main colour of the object with the largest (or smallest) value
-recolour_like(objects): objects | object → grid — each takes the main colour of the nearest of other objects
+recolour_like(objects): objects | object → grid — each takes the main colour of the nearest of other objects, if there is one
 majority_each: objects → grid — each object in its commonest colour
 rarest_each: objects → grid — each object in its rarest colour (black does not count)
 invert_each: objects | object → grid — objects of two colours have them exchanged
@@ -363,11 +363,11 @@ logic(logic, paint): objects → grid — cell-wise logic of equal boxes (xor: a
 overlay(layer): objects → grid — equal boxes on top of each other; black is transparent
 join_right(ordered, order): objects → grid — the objects side by side, ordered by a property
 join_down(ordered, order): objects → grid — the objects below each other, ordered by a property
-list_colours(ordered, shape): objects → grid — the main colours of the objects, the largest value of a property first
+list_colours(ordered, shape): objects → grid — the main colours of the objects, in the order of a property, largest value first
 one_cell_each(counted): objects → grid — one cell for each part of a lattice, numbered in reading order
-beside(grid): grid → grid — a second grid of equal height to the right
-above(grid): grid → grid — a second grid of equal width below
-under(grid): grid → grid — a second grid of equal size on top; its black cells are transparent
+beside(grid): grid → grid — this grid to the left of a second one of equal height
+above(grid): grid → grid — this grid above a second one of equal width
+under(grid): grid → grid — this grid under a second one of equal size, whose black cells are transparent
 where_equal(grid): grid → grid — what two grids of equal size agree on; the rest is black
 '''
 
@@ -381,7 +381,7 @@ where_alone(background): grid → mask — cells, not of the background, without
 where_crowded(number[2 3 4 5 6]): grid → mask — black cells with at least k coloured neighbours (of eight)
 where_rim: grid → mask — the outermost rows and columns
 where_lines(axes): grid → mask — rows or columns of one colour
-where_striped(stripes): grid → mask — every second row, column or cell, from the upper left one on
+where_striped(stripes): grid → mask — every second row, column or cell, from the upper left corner on
 where_same(grid): grid → mask — cells on which two grids agree
 where_different(grid): grid → mask — cells on which two grids differ
 cells_of: objects | object → mask — all cells of the objects
@@ -467,7 +467,7 @@ tally(paint, number[2 3 4 5]): number → grid — a k×k grid with n cells pain
 _CONTROL = '''
 if(predicate, transform, transform): grid → grid — the first transform where the predicate gives yes, the second where it gives no or does not apply
 repeat(transform): grid → grid — again and again, until it changes nothing or does not apply
-map(transform): objects → grid — transform the crop of each object and paint it back at the same place
+map(transform): objects → grid — transform the crop of each object and paint it back at the same place; the result may be larger than the box
 filter(predicate): objects → objects — objects for whose crop the predicate gives yes
 largest_by(measurement): objects → object — the object whose crop measures most
 smallest_by(measurement): objects → object — the object whose crop measures least

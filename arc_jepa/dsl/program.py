@@ -286,7 +286,6 @@ class _Control(_Assembler):
         self.emit(JUMP, step, jump=again)
         self.land(stable)
         self.land(*failing, field='on_failure')
-        self.emit(MOVED, step, loop=loop)
 
     def each(self, step: Step, at: int, crop: int, body) -> int:
         "Code that runs `body` (which emits code) on each object of `at`, cropped to register `crop`; returns the loop's number."
@@ -359,13 +358,13 @@ def _paste(patch, objects, k, target):
 
 @jit
 def _keep(source, scores, target):
-    "The objects k with `scores[k]`, numbered anew; not applicable if none or all are kept."
+    "The objects k with `scores[k]`, numbered anew; not applicable if none is kept."
     n, cells, kept = np.int64(source[3]), np.int64(source[1]) * np.int64(source[2]), 0
     for k in range(n):
         if scores[k]:
             kept += 1
             scores[k] = kept
-    if kept == 0 or kept == n: return NOT_APPLICABLE
+    if kept == 0: return NOT_APPLICABLE
     begin(target, OBJECTS, np.int64(source[1]), np.int64(source[2]))
     for i in range(cells):
         label = np.int64(source[HEADER + cells + i])

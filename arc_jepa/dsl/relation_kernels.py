@@ -97,15 +97,19 @@ def _note_twins(source, other, work):
 
 @shared(BUFFER, BUFFER, BUFFER, int64, int64)
 def _describe_both(source, other, work, relation, alone):
-    "Records, keys and twins of the objects of two values on canvases of one size; `alone`: `other` is `source`. Returns 1, or 0 where the canvases differ."
-    if not _same_canvas(source, other): return 0
+    """Records, keys and twins of the objects of two values; `alone`: `other` is `source`. Returns 1, or 0 where the canvases differ in size.
+
+    The last three relations do not ask where an object lies, so they know canvases of any sizes, and nothing on another canvas is the object itself."""
+    if not _same_canvas(source, other) and relation < _SAME_SHAPE: return 0
     n = _describe(other, work, relation)
     for i in range(_RECORD * n): work[_RECORD * _SECOND + i] = work[i]
     if alone:
         for k in range(n): work[_TWINS + k] = k + 1
         return 1
-    _describe(source, work, relation)
-    _note_twins(source, other, work)
+    n = _describe(source, work, relation)
+    if _same_canvas(source, other): _note_twins(source, other, work)
+    else:
+        for k in range(n): work[_TWINS + k] = 0
     return 1
 
 # %% ../../nbs/14_relation_kernels.ipynb #140014
@@ -153,15 +157,15 @@ def _box_inside(work, i, j):
 
 @shared(BUFFER, BUFFER, BUFFER, int64, int64)
 def _same_shape(source, other, work, i, j):
-    "Do object i of `source` and object j of `other` have the same cells in boxes of one size? (1 or 0; `other` has the size of `source`.)"
+    "Do object i of `source` and object j of `other` have the same cells in boxes of one size? 1 or 0."
     height, width, second = _height(work, i), _width(work, i), _SECOND + j
     if height != _height(work, second) or width != _width(work, second) or _area(work, i) != _area(work, second): return 0
-    w = np.int64(source[2])
-    labels = HEADER + np.int64(source[1]) * w
-    here, there = labels + _top(work, i) * w + _left(work, i), labels + _top(work, second) * w + _left(work, second)
+    w, wide = np.int64(source[2]), np.int64(other[2])
+    here = HEADER + (np.int64(source[1]) + _top(work, i)) * w + _left(work, i)
+    there = HEADER + (np.int64(other[1]) + _top(work, second)) * wide + _left(work, second)
     for r in range(height):
         for c in range(width):
-            if (source[here + r * w + c] == i + 1) != (other[there + r * w + c] == j + 1): return 0
+            if (source[here + r * w + c] == i + 1) != (other[there + r * wide + c] == j + 1): return 0
     return 1
 
 @jit
@@ -244,7 +248,7 @@ def merge(source, other, target, work, a, b):
         first = np.int64(work[_MET + k])
         groups += first == k
         work[_NUMBERS + k] = groups if first == k else work[_NUMBERS + first]
-    return NOT_APPLICABLE if groups == n else _relabel(source, target, work, groups)
+    return _relabel(source, target, work, groups)
 
 # %% ../../nbs/14_relation_kernels.ipynb #140024
 def having(source, other, target, work, a, b):
@@ -344,11 +348,11 @@ def pick_at(source, other, target, work, a, b):
 # %% ../../nbs/14_relation_kernels.ipynb #140036
 @shared(BUFFER, BUFFER, BUFFER)
 def _paint_each(source, target, work):
-    "The grid with each object k in the colour work[_FLAGS + k]."
+    "The grid with each object k in the colour work[_FLAGS + k], or as it is where that is 255."
     n_cells = _grid_of(source, target)
     for i in range(n_cells):
         label = np.int64(source[HEADER + n_cells + i])
-        if label: target[HEADER + i] = work[_FLAGS + label - 1]
+        if label and work[_FLAGS + label - 1] != 255: target[HEADER + i] = work[_FLAGS + label - 1]
     return OK
 
 def recolour_by(source, other, target, work, a, b):
@@ -358,11 +362,11 @@ def recolour_by(source, other, target, work, a, b):
     return _paint_each(source, target, work)
 
 def recolour_like(source, other, target, work, a, b):
-    if not _describe_both(source, other, work, _SAME_COLOUR, 0): return NOT_APPLICABLE
+    if not _same_canvas(source, other): return NOT_APPLICABLE
+    _describe_both(source, other, work, _SAME_COLOUR, 0)
     for k in range(np.int64(source[3])):
         j = _nearest(work, k, np.int64(other[3]), 0)
-        if j < 0: return NOT_APPLICABLE
-        work[_FLAGS + k] = _colour(work, _SECOND + j)
+        work[_FLAGS + k] = 255 if j < 0 else _colour(work, _SECOND + j)
     return _paint_each(source, target, work)
 
 # %% ../../nbs/14_relation_kernels.ipynb #140039
@@ -400,17 +404,16 @@ def _flood_box(source, work, k):
     return left
 
 def fill_holes_each(source, other, target, work, a, b):
-    w, filled = np.int64(source[2]), 0
+    w = np.int64(source[2])
     for k in range(_prepare_paint(source, target, work, a)):
         height, width = _height(work, k), _width(work, k)
         if height < 3 or width < 3 or _area(work, k) == height * width: continue       # no room for a hole
-        enclosed, first = _flood_box(source, work, k), HEADER + _top(work, k) * w + _left(work, k)
-        if enclosed == 0: continue
-        filled += enclosed
+        first = HEADER + _top(work, k) * w + _left(work, k)
+        if _flood_box(source, work, k) == 0: continue
         for y in range(height):
             for x in range(width):
                 if not work[_SEEN + y * width + x]: target[first + y * w + x] = _colour(work, k)
-    return OK if filled else NOT_APPLICABLE
+    return OK
 
 # %% ../../nbs/14_relation_kernels.ipynb #140042
 @jit
@@ -434,31 +437,31 @@ def surround(source, other, target, work, a, b):
 # %% ../../nbs/14_relation_kernels.ipynb #140045
 @shared(BUFFER, BUFFER, int64, int64, int64, int64, int64)
 def _paint_if_black(source, target, top, bottom, left, right, colour):
-    "Paint the rectangle (bottom and right included) if there is one and all its cells are black in `source`; returns how many cells it has, or 0. It lies inside the grid."
+    "Paint the rectangle (bottom and right included) if there is one and all its cells are black in `source`; it lies inside the grid."
     w = np.int64(source[2])
     for r in range(top, bottom + 1):
         for c in range(left, right + 1):
             if source[HEADER + r * w + c]: return 0
     for r in range(top, bottom + 1):
         for c in range(left, right + 1): target[HEADER + r * w + c] = colour
-    return max(bottom + 1 - top, 0) * max(right + 1 - left, 0)
+    return 0
 
 def connect_each(source, other, target, work, a, b):
     if a > 2: return NOT_APPLICABLE
     _grid_of(source, target)
     measure(source, work)
-    n, painted = _note_colours(source, work), 0
+    n = _note_colours(source, work)
     for i in range(n):
         for j in range(i + 1, n):
             if _colour(work, i) != _colour(work, j): continue
             rows, columns, colour = _rows_meet(work, i, j), _columns_meet(work, i, j), b if b else _colour(work, i)
             if rows and not columns and a != 1:
-                painted += _paint_if_black(source, target, max(_top(work, i), _top(work, j)), min(_bottom(work, i), _bottom(work, j)),
-                                           min(_right(work, i), _right(work, j)) + 1, max(_left(work, i), _left(work, j)) - 1, colour)
+                _paint_if_black(source, target, max(_top(work, i), _top(work, j)), min(_bottom(work, i), _bottom(work, j)),
+                                min(_right(work, i), _right(work, j)) + 1, max(_left(work, i), _left(work, j)) - 1, colour)
             if columns and not rows and a != 0:
-                painted += _paint_if_black(source, target, min(_bottom(work, i), _bottom(work, j)) + 1, max(_top(work, i), _top(work, j)) - 1,
-                                           max(_left(work, i), _left(work, j)), min(_right(work, i), _right(work, j)), colour)
-    return OK if painted else NOT_APPLICABLE
+                _paint_if_black(source, target, min(_bottom(work, i), _bottom(work, j)) + 1, max(_top(work, i), _top(work, j)) - 1,
+                                max(_left(work, i), _left(work, j)), min(_right(work, i), _right(work, j)), colour)
+    return OK
 
 # %% ../../nbs/14_relation_kernels.ipynb #140048
 def turn_each(source, other, target, work, a, b):
@@ -476,7 +479,7 @@ def turn_each(source, other, target, work, a, b):
     return OK
 
 def invert_each(source, other, target, work, a, b):
-    n_cells, n, found = _grid_of(source, target), np.int64(source[3]), False
+    n_cells, n = _grid_of(source, target), np.int64(source[3])
     for k in range(n): work[_NUMBERS + k], work[_MET + k], work[_STEPS + k] = 255, 255, 0      # its first colour, its second, and whether there is a third
     for i in range(n_cells):
         k, colour = np.int64(source[HEADER + n_cells + i]) - 1, source[HEADER + i]
@@ -487,8 +490,8 @@ def invert_each(source, other, target, work, a, b):
     for i in range(n_cells):
         k = np.int64(source[HEADER + n_cells + i]) - 1
         if k < 0 or work[_MET + k] == 255 or work[_STEPS + k]: continue
-        found, target[HEADER + i] = True, work[_MET + k] if source[HEADER + i] == work[_NUMBERS + k] else work[_NUMBERS + k]
-    return OK if found else NOT_APPLICABLE
+        target[HEADER + i] = work[_MET + k] if source[HEADER + i] == work[_NUMBERS + k] else work[_NUMBERS + k]
+    return OK
 
 # %% ../../nbs/14_relation_kernels.ipynb #140051
 @jit
@@ -515,12 +518,10 @@ def _approach(source, other, work, i, j):
 
 def attract(source, other, target, work, a, b):
     if not _describe_both(source, other, work, -1, 0): return NOT_APPLICABLE
-    n, moving = np.int64(source[3]), 0
+    n = np.int64(source[3])
     for k in range(n):
         partner = -1 if work[_TWINS + k] else _nearest(work, k, np.int64(other[3]), 1)
         work[_STEPS + k] = 0 if partner < 0 else _approach(source, other, work, k, partner)
-        moving |= np.int64(work[_STEPS + k]) & 63
-    if not moving: return NOT_APPLICABLE
     n_cells, h, w = _grid_of(source, target), np.int64(source[1]), np.int64(source[2])
     for i in range(n_cells):
         label = np.int64(source[HEADER + n_cells + i])

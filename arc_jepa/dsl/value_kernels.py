@@ -204,10 +204,10 @@ def crop_at(source, other, target, work, a, b):
 
 @jit
 def _cut(source, target, direction, k, rest):
-    "The k rows or columns at the side that `direction` names, or the rest of the grid."
+    "The k rows or columns at the side that `direction` names, or the rest of the grid; something has to be left, and there have to be so many."
     h, w = np.int64(source[1]), np.int64(source[2])
     length = h if direction < 2 else w
-    if direction > 3 or k < 1 or k >= length: return NOT_APPLICABLE
+    if direction > 3 or k > length: return NOT_APPLICABLE
     first = (direction == 0 or direction == 2) != (rest != 0)        # does what is kept begin at row or column 0?
     kept = length - k if rest else k
     start = 0 if first else length - kept
@@ -245,7 +245,6 @@ def paint_cell(source, other, target, work, a, b):
 
 def pad(source, other, target, work, a, b):
     h, w, wide = np.int64(source[1]), np.int64(source[2]), np.int64(source[2]) + 2 * b
-    if b < 1: return NOT_APPLICABLE
     status = begin(target, GRID, h + 2 * b, wide)
     if status: return status
     for i in range((h + 2 * b) * wide): target[HEADER + i] = a

@@ -85,15 +85,13 @@ class Walk:
     def if_(self, grid, names, predicate, then, otherwise): return self.body(then if self.yes(predicate, grid, names) else otherwise, grid, names)
 
     def repeat_(self, grid, names, transform):
-        "Up to the first round that changes nothing or does not apply; there has to be one that does, and no more than `MAX_ROUNDS`."
-        for round_ in range(MAX_ROUNDS + 1):
+        "Up to the first round that changes nothing or does not apply; no more than `MAX_ROUNDS` may change something."
+        for _ in range(MAX_ROUNDS + 1):
             try: result = self.body(transform, grid, names)
             except Fails: result = grid
-            if np.array_equal(result, grid): break
+            if np.array_equal(result, grid): return grid
             grid = result
-        else: raise Fails(Status.too_long)
-        if round_ == 0: raise Fails(Status.not_applicable)
-        return grid
+        raise Fails(Status.too_long)
 
     def crops(self, value): return [crop_of(value[0], mask) for mask in masks_of(value)]
 

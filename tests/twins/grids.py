@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from .shared import NEIGHBOURS, SIDES, STEPS, TWINS, background_of, box_of, changed, commonest, counts, enclosed, rarest, twin, walk
+from .shared import NEIGHBOURS, SIDES, STEPS, TWINS, background_of, box_of, commonest, counts, enclosed, rarest, twin, walk
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -42,9 +42,9 @@ def sort_lines(grid, lines):
 
 @twin
 def trim(grid, common):
-    "Does not apply where there is nothing to cut away."
+    "Does not apply where nothing would be left."
     mask = grid != background_of(grid, common)
-    return changed(grid[box_of(mask)], grid) if mask.any() else None
+    return grid[box_of(mask)] if mask.any() else None
 
 
 @twin
@@ -76,20 +76,20 @@ def crop_to_colour(grid, colour): return grid[box_of(grid == colour)] if (grid =
 def squeeze(grid):
     rows = [r for r in range(grid.shape[0]) if r == 0 or (grid[r] != grid[r - 1]).any()]
     columns = [c for c in range(grid.shape[1]) if c == 0 or (grid[:, c] != grid[:, c - 1]).any()]
-    return changed(grid[np.ix_(rows, columns)], grid)
+    return grid[np.ix_(rows, columns)]
 
 
 @twin
 def drop_repeats(grid):
-    "Does not apply where nothing repeats."
     rows, columns = ([k for k, line in enumerate(lines) if line.tolist() not in lines[:k].tolist()] for lines in (grid, grid.T))
-    return changed(grid[np.ix_(rows, columns)], grid)
+    return grid[np.ix_(rows, columns)]
 
 
 @twin
 def drop_lines(grid):
+    "Both are judged on the whole grid; does not apply where nothing would be left."
     rows, columns = (np.flatnonzero([len(set(line.tolist())) > 1 for line in lines]) for lines in (grid, grid.T))
-    return changed(grid[np.ix_(rows, columns)], grid)
+    return grid[np.ix_(rows, columns)]
 
 
 @twin
@@ -98,6 +98,7 @@ def shrink(grid):
         if grid.shape[0] % k == 0 == grid.shape[1] % k:
             small = grid[::k, ::k]
             if np.array_equal(np.kron(small, np.ones((k, k), np.uint8)), grid): return small
+    return grid
 
 
 def periodic_tile(grid, hole=None):
@@ -116,7 +117,9 @@ def periodic_tile(grid, hole=None):
 
 
 @twin
-def smallest_tile(grid): return periodic_tile(grid)
+def smallest_tile(grid):
+    tile = periodic_tile(grid)
+    return grid if tile is None else tile
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -134,9 +137,8 @@ TWINS.update(
 
 @twin
 def scale_by_colours(grid):
-    "One colour is not enough."
-    k = TWINS['count_colours'](grid)
-    return TWINS['scale'](grid, k) if k > 1 else None
+    "A grid that is all black would vanish."
+    return TWINS['scale'](grid, TWINS['count_colours'](grid))
 
 
 @twin
@@ -151,12 +153,12 @@ def pinwheel(grid):
 TWINS.update(
     recolour_all=lambda g, colour: np.where(g > 0, colour, 0), replace=lambda g, old, new: np.where(g == old, new, g),
     swap=lambda g, one, two: np.where(g == one, two, np.where(g == two, one, g)), map_colours=lambda g, images: np.array([images >> 4 * c & 15 for c in range(10)])[g],
-    fill_background=lambda g, colour: np.where(g == 0, colour, g) if 0 in g else None, commonest_to_black=lambda g: changed(np.where(g == commonest(g), 0, g), g),
+    fill_background=lambda g, colour: np.where(g == 0, colour, g), commonest_to_black=lambda g: np.where(g == commonest(g), 0, g),
     commonest_everywhere=lambda g: np.full(g.shape, commonest(g)))
 
 
 @twin
-def keep_colour(grid, colour): return np.where(grid == colour, colour, 0) if colour in grid else None
+def keep_colour(grid, colour): return grid * (grid == colour)
 
 
 @twin
@@ -172,13 +174,13 @@ def majority_lines(grid, axis):
 
 
 @twin
-def keep_commonest(grid): return keep_colour(grid, commonest(grid, skip_black=True)) if grid.any() else None
+def keep_commonest(grid): return keep_colour(grid, commonest(grid, skip_black=True)) if grid.any() else grid
 @twin
-def keep_rarest(grid): return keep_colour(grid, rarest(grid, skip_black=True)) if grid.any() else None
+def keep_rarest(grid): return keep_colour(grid, rarest(grid, skip_black=True)) if grid.any() else grid
 @twin
-def all_to_commonest(grid): return np.where(grid > 0, commonest(grid, skip_black=True), 0) if grid.any() else None
+def all_to_commonest(grid): return np.where(grid > 0, commonest(grid, skip_black=True), 0) if grid.any() else grid
 @twin
-def all_to_rarest(grid): return np.where(grid > 0, rarest(grid, skip_black=True), 0) if grid.any() else None
+def all_to_rarest(grid): return np.where(grid > 0, rarest(grid, skip_black=True), 0) if grid.any() else grid
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -225,7 +227,6 @@ def connect(grid, axes, paint):
 
 @twin
 def bridge(grid, axes, paint):
-    "Where there is nothing to paint the grid stays."
     def between(lines):
         seen = lines > 0
         return np.logical_or.accumulate(seen, 1) & np.logical_or.accumulate(seen[:, ::-1], 1)[:, ::-1]
@@ -235,8 +236,9 @@ def bridge(grid, axes, paint):
 
 @twin
 def flood(grid, colour):
+    "Black spreads over black: nothing is to be seen of it."
     reached = ndimage.binary_propagation(grid == colour, SIDES, mask=(grid == 0) | (grid == colour))
-    return changed(np.where(reached, colour, grid), grid)
+    return np.where(reached, colour, grid)
 
 
 @twin
@@ -244,7 +246,7 @@ def hollow(grid):
     inner = np.zeros(grid.shape, bool)
     inner[1:-1, 1:-1] = grid[1:-1, 1:-1] > 0
     for rows, columns in STEPS[:4]: inner &= np.roll(grid, (rows, columns), (0, 1)) == grid
-    return np.where(inner, 0, grid) if inner.any() else None
+    return np.where(inner, 0, grid)
 
 
 @twin
@@ -265,7 +267,7 @@ def repair_symmetry(grid, hole):
     """Axes: rows and columns up to an eighth of the side from the middle, the main diagonal, and the other diagonals that reach from side to side. At most half of the grid
     may be missing, and four times through all axes is the most."""
     (height, width), (r, c), result = grid.shape, np.indices(grid.shape), grid
-    if not 0 < 2 * (grid == hole).sum() <= grid.size: return None
+    if 2 * (grid == hole).sum() > grid.size: return grid
     images = [(s - r, c) for s in range(height - 1 - height // 4, height + height // 4)] + [(r, s - c) for s in range(width - 1 - width // 4, width + width // 4)]
     images += [(c, r)] + [(s - c, s - r) for s in range(min(grid.shape) - 1, max(grid.shape))]
     for y, x in images * 4:
@@ -273,14 +275,13 @@ def repair_symmetry(grid, hole):
         there = np.where(paired, result[y % height, x % width], hole)
         intact = (result != hole) & (there != hole)
         if (result == there)[intact].all() and 3 * intact.sum() >= grid.size: result = np.where(result == hole, there, result)
-    return changed(result, grid)
+    return result
 
 
 @twin
 def repair_tiling(grid, hole):
-    if hole not in grid: return None
     tile = periodic_tile(grid, hole)
-    if tile is None: return None
+    if hole not in grid or tile is None: return grid
     return np.array([[tile[r % tile.shape[0], c % tile.shape[1]] for c in range(grid.shape[1])] for r in range(grid.shape[0])])
 
 
@@ -323,9 +324,7 @@ def smooth(grid):
 
 
 @twin
-def fill_holes(grid, colour):
-    holes = enclosed(grid == 0)
-    return np.where(holes, colour, grid) if holes.any() else None
+def fill_holes(grid, colour): return np.where(enclosed(grid == 0), colour, grid)
 
 
 @twin

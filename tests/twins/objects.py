@@ -71,7 +71,7 @@ def each_line(grid, axis): return grid, np.indices(grid.shape)[axis] + 1
 
 @twin
 def blocks(grid, k):
-    if not k or grid.shape[0] % k or grid.shape[1] % k or grid.shape == (k, k): return None
+    if not k or grid.shape[0] % k or grid.shape[1] % k: return None
     r, c = np.indices(grid.shape) // k
     return grid, r * (grid.shape[1] // k) + c + 1
 
@@ -85,21 +85,21 @@ def picked(value, number):
 
 
 def kept(value, flags):
-    "The objects with a flag, numbered anew; to keep none or all does not apply."
-    if all(flags) or not any(flags): return None
+    "The objects with a flag, numbered anew; to keep none does not apply."
+    if not any(flags): return None
     return value[0], sum(mask * sum(flags[:k + 1]) for k, mask in enumerate(masks_of(value)) if flags[k])
 
 
 @twin
 def pick_max(value, number):
     values = properties(value, number)
-    return picked(value, values.index(max(values))) if len(values) > 1 else None
+    return picked(value, values.index(max(values)))
 
 
 @twin
 def pick_min(value, number):
     values = properties(value, number)
-    return picked(value, values.index(min(values))) if len(values) > 1 else None
+    return picked(value, values.index(min(values)))
 
 
 @twin
@@ -191,7 +191,7 @@ def recolour_by_rank(value, number, ascending):
 def recolour_like_extreme(value, number, ascending):
     values = properties(value, number)
     extreme = masks_of(value)[values.index(min(values) if ascending else max(values))]
-    return painted(value, lambda k, mask: main_colour(value[0], extreme)) if len(values) > 1 else None
+    return painted(value, lambda k, mask: main_colour(value[0], extreme))
 
 
 @twin
@@ -257,9 +257,9 @@ def extend_each(value, direction):
 # Joining
 
 def equal_parts(value):
-    "What is in the boxes of the objects, if there are several and all are of one size, else None."
+    "What is in the boxes of the objects, if all are of one size, else None."
     boxes = [value[0][box_of(mask)] for mask in masks_of(value)]
-    return np.array(boxes) if len(boxes) > 1 and len({box.shape for box in boxes}) == 1 else None
+    return np.array(boxes) if len({box.shape for box in boxes}) == 1 else None
 
 
 @twin
@@ -314,6 +314,6 @@ def one_cell_each(value, black_counts):
     "A lattice: the upper left corners of the boxes are all the crossings of some rows and some columns, and the parts are numbered in reading order of them."
     corners = [tuple(side.start for side in box_of(mask)) for mask in masks_of(value)]
     tops, lefts = (sorted(set(places)) for places in zip(*corners))
-    if len(corners) < 2 or corners != list(itertools.product(tops, lefts)): return None
+    if corners != list(itertools.product(tops, lefts)): return None
     colours = {corner: commonest(value[0][mask]) if black_counts else main_colour(value[0], mask) for corner, mask in zip(corners, masks_of(value))}
     return np.array([[colours[top, left] for left in lefts] for top in tops])

@@ -50,6 +50,11 @@ def standing(value, relation, other):
 def same_canvas(value, other): return value[0].shape == other[0].shape
 
 
+def comparable(value, relation, other):
+    "Places can be compared on canvases of one size only, shapes, colours and areas on any."
+    return same_canvas(value, other) or RELATIONS[relation] in ('same_shape', 'same_colour', 'same_area')
+
+
 def nearest(mask, other):
     "The nearest object of `other` but itself, the first on a tie; None if there is none."
     partners = [partner for partner in masks_of(other) if not np.array_equal(mask, partner)]
@@ -64,9 +69,9 @@ def related(value, relation): return kept(value, standing(value, relation, value
 @twin
 def unrelated(value, relation): return kept(value, [not flag for flag in standing(value, relation, value)])
 @twin
-def related_to(value, relation, other): return kept(value, standing(value, relation, other)) if same_canvas(value, other) else None
+def related_to(value, relation, other): return kept(value, standing(value, relation, other)) if comparable(value, relation, other) else None
 @twin
-def unrelated_to(value, relation, other): return kept(value, [not flag for flag in standing(value, relation, other)]) if same_canvas(value, other) else None
+def unrelated_to(value, relation, other): return kept(value, [not flag for flag in standing(value, relation, other)]) if comparable(value, relation, other) else None
 
 
 @twin
@@ -100,7 +105,6 @@ def merge(value, relation):
         for j, two in enumerate(masks):
             if stands(relation, value, one, value, two): group = [min(group[i], group[j]) if g in (group[i], group[j]) else g for g in group]
     numbers = sorted(set(group))
-    if len(numbers) == len(masks): return None
     return value[0], sum(mask * (numbers.index(g) + 1) for mask, g in zip(masks, group))
 
 
@@ -146,26 +150,23 @@ def recolour_like(value, other):
     result = value[0].copy()
     for mask in masks_of(value):
         partner = nearest(mask, other)
-        if partner is None: return None
-        result[mask] = main_colour(other[0], partner)
+        if partner is not None: result[mask] = main_colour(other[0], partner)
     return result
 
 
 @twin
 def fill_holes_each(value, colour):
     "Later objects over earlier ones."
-    result, holes = value[0].copy(), np.zeros(value[0].shape, bool)
+    result = value[0].copy()
     for mask in masks_of(value):
         shut_in = np.zeros_like(mask)
         shut_in[box_of(mask)] = enclosed(~mask[box_of(mask)])
         result[shut_in] = own_or(value, mask, colour)
-        holes |= shut_in
-    return result if holes.any() else None
+    return result
 
 
 @twin
 def surround(value, colour, connectivity):
-    "Where nothing is to be painted the grid stays."
     result = value[0].copy()
     for mask in masks_of(value): result[ndimage.binary_dilation(mask, NEIGHBOURS[connectivity]) & ~mask & (value[0] == 0)] = own_or(value, mask, colour)
     return result
@@ -183,27 +184,26 @@ def turn_each(value):
 
 @twin
 def invert_each(value):
-    result, some = value[0].copy(), False
+    "Objects of one colour, or of three, stay."
+    result = value[0].copy()
     for mask in masks_of(value):
         present = np.unique(value[0][mask])
-        if len(present) == 2:
-            some = True
-            result[mask] = np.where(value[0] == present[0], present[1], present[0])[mask]
-    return result if some else None
+        if len(present) == 2: result[mask] = np.where(value[0] == present[0], present[1], present[0])[mask]
+    return result
 
 
 @twin
 def connect_each(value, axes, colour):
     "Judged on the canvas as it was; a pair that comes later in the order of objects paints over."
-    cells, masks, result, some = value[0], masks_of(value), value[0].copy(), False
+    cells, masks, result = value[0], masks_of(value), value[0].copy()
     for i, one in enumerate(masks):
         for two in masks[i + 1:]:
             if main_colour(cells, one) != main_colour(cells, two): continue
             (rows, columns), (rows_, columns_) = box_of(one), box_of(two)
             for axis, (down, right) in enumerate([(overlap(rows, rows_), between(columns, columns_)), (between(rows, rows_), overlap(columns, columns_))]):
                 if axes in (axis, 2) and down and right and not cells[np.ix_(down, right)].any():
-                    result[np.ix_(down, right)], some = own_or(value, one, colour), True
-    return result if some else None
+                    result[np.ix_(down, right)] = own_or(value, one, colour)
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def attract(value, other):
     for mask, _, k in ways: result[mask & (k > 0)] = 0
     for mask, direction, k in ways:
         if k: put(result, mask, value[0], k * STEPS[direction][0], k * STEPS[direction][1])
-    return result if any(k for _, _, k in ways) else None
+    return result
 
 
 def to_position(value, position, result):

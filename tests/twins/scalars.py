@@ -126,10 +126,10 @@ def paint_cell(grid, position, colour):
 
 
 def parted(grid, direction, k):
-    "The first k rows or columns from one side, and the rest; None unless there is something of both."
+    "The first k rows or columns from one side, and the rest; either may be empty. None if there are not so many."
     if direction >= 2: return [part.T for part in parted(grid.T, direction - 2, k) or []]
-    if not 0 < k < len(grid): return None
-    return (grid[:k], grid[k:]) if direction == 0 else (grid[-k:], grid[:-k])
+    if k > len(grid): return None
+    return (grid[:k], grid[k:]) if direction == 0 else (grid[len(grid) - k:], grid[:len(grid) - k])
 
 
 @twin
@@ -145,4 +145,4 @@ def drop(grid, direction, k):
 
 
 @twin
-def pad(grid, colour, k): return np.pad(grid, k, constant_values=colour) if k else None
+def pad(grid, colour, k): return np.pad(grid, k, constant_values=colour)

@@ -83,9 +83,6 @@ def masks_of(value):
 def crop_of(cells, mask): return np.where(mask, cells, 0)[box_of(mask)]
 
 
-def changed(result, grid): return None if np.array_equal(result, grid) else result
-
-
 def moved(mask, rows, columns):
     "The mask after a move; what leaves the grid is lost."
     r, c = np.nonzero(mask)
