@@ -404,6 +404,7 @@ span(axes): mask → mask — with what lies between two marked cells of a row o
 beams(direction8): mask → mask — with all cells from there to the border in one direction
 '''
 
+# %% ../../nbs/16_ops.ipynb #160030
 _NUMBERS = '''
 count: objects → number — how many objects
 count_colours: grid → number — how many colours (black does not count)
@@ -456,6 +457,7 @@ both(answer): boolean → boolean — yes and yes
 either(answer): boolean → boolean — at least one yes
 '''
 
+# %% ../../nbs/16_ops.ipynb #160032
 _CANVASES = '''
 canvas(number[1 2 3]): colour → grid — a k×k grid of the colour
 filled(write): size → grid — a grid of that size in one colour
@@ -506,7 +508,7 @@ N_OPS = len(OP_NAMES)
 def op_addresses() -> np.ndarray:
     "int64[N_OPS]: address of each operation's compiled kernel, 0 where there is none. Compiles what this machine has not compiled before, with a progress bar."
     table, kernels = np.zeros(N_OPS, np.int64), {op.name: op.kernel for op in OPS if op.kernel}
-    table[[OP_BY_NAME[name].number for name in kernels]] = kernel_addresses(kernels, 'compiling operations (once)')
+    table[[OP_BY_NAME[name].number for name in kernels]] = kernel_addresses(kernels, 'operations (compiled once)')
     return table
 
 def op_table_hash() -> str:

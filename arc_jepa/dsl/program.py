@@ -287,6 +287,9 @@ class _Control(_Assembler):
         self.land(stable)
         self.land(*failing, field='on_failure')
 
+# %% ../../nbs/17_program.ipynb #170041
+class _Compiler(_Control):
+    "The patterns that go over objects."
     def each(self, step: Step, at: int, crop: int, body) -> int:
         "Code that runs `body` (which emits code) on each object of `at`, cropped to register `crop`; returns the loop's number."
         loop = self.loop()
@@ -329,10 +332,11 @@ class _Control(_Assembler):
             self.land(end)
         self.each(step, at, free, body)
 
+# %% ../../nbs/17_program.ipynb #170042
 @lru_cache(maxsize=4096)
 def assemble(program: Program) -> Code:
     "The machine code of a program."
-    assembler = _Control()
+    assembler = _Compiler()
     result = assembler.chain(program, 0, {'input': 0}, 1)
     return Code(np.array(assembler.rows, np.int64).reshape(-1, len(Instruction._fields)), tuple(assembler.steps), result, assembler.n_registers + 1, max(assembler.n_loops, 1))
 
@@ -411,6 +415,7 @@ def _crop(machine, objects, k, scratch, target, work):
     if status != OK: return status
     return call_kernel(machine.addresses[_CROP], pointer(scratch, 0), pointer(scratch, 0), pointer(target, 0), pointer(work, 0), 0, 0)
 
+# %% ../../nbs/17_program.ipynb #170044
 @jit
 def execute(rows, machine, registers, loops, scores, work):
     """Run code on the value in `registers[0]`; returns (status, row that failed). The result is in the register that `Code.result` names.
@@ -523,7 +528,7 @@ class Explanation:
     def _repr_html_(self) -> str: return self.html
 
 def _explained_rows(program: Program, pairs: Sequence[Pair], cell: int):
-    "For each pair what is there before the first step, after each step, and the expected output, as HTML."
+    "For each pair what is there before the first step, after each step, and the expected output if there is one, as HTML."
     for pair in pairs:
         row, value = [grid_svg(pair.input, cell)], None
         for i in range(len(program.steps)):
@@ -531,17 +536,16 @@ def _explained_rows(program: Program, pairs: Sequence[Pair], cell: int):
             row.append(f'<i>{html.escape(str(value))}</i>' if isinstance(value, Failure) else _value_html(value, cell))
             if isinstance(value, Failure): break
         row += [''] * (1 + len(program.steps) - len(row))
-        right = pair.output is not None and isinstance(value, np.ndarray) and value[0] == Type.grid and np.array_equal(to_python(value), pair.output)
-        yield row + ['<i>hidden</i>' if pair.output is None else grid_svg(pair.output, cell) + ('<div>✓</div>' if right else '<div>✗</div>')]
+        right = isinstance(value, np.ndarray) and value[0] == Type.grid and np.array_equal(to_python(value), pair.output)
+        yield row + ([] if pair.output is None else [grid_svg(pair.output, cell) + f'<div>{"✓" if right else "✗"}</div>'])
 
 def explain(program: Program | str, task: Task | np.ndarray, cell: int = 7) -> Explanation:
-    "Draw `program` step by step on each pair of `task` (or on one grid): a row for a pair, a column for a step, `cell` pixels to a cell. Raises `ProgramError` for text that is no program."
+    "Draw `program` step by step on each pair of `task` (or on one grid): a row for a pair, a column for a step and one for the outputs that are known, `cell` pixels to a cell. Raises `ProgramError` for text that is no program."
     program = parse(program) if isinstance(program, str) else program
     pairs = task.demonstrations + task.tests if isinstance(task, Task) else (Pair(task),)
-    heads = ['input'] + [f'{html.escape(str(s))}<div style="font-weight:normal">{html.escape(s.op.doc)}</div>' for s in program.steps] + ['expected']
-    style = 'style="padding:4px 10px;text-align:left;vertical-align:middle;max-width:18em"'
-    rows = [[f'<th {style}>{head}</th>' for head in heads]] + [[f'<td {style}>{cell_html}</td>' for cell_html in row] for row in _explained_rows(program, pairs, cell)]
-    return Explanation('<table style="font:12px/1.4 system-ui,sans-serif;border-collapse:collapse">' + ''.join(f'<tr style="border-bottom:1px solid #8884">{"".join(row)}</tr>' for row in rows) + '</table>')
+    heads = ['<b>input</b>'] + [f'<div style="max-width:18em"><b>{html.escape(str(s))}</b><br>{html.escape(s.op.doc)}</div>' for s in program.steps] + ['<b>expected</b>'] * any(p.output is not None for p in pairs)
+    rows = [heads, *_explained_rows(program, pairs, cell)]
+    return Explanation('<table cellpadding="6" style="font:12px/1.4 system-ui,sans-serif;text-align:left">' + ''.join(f'<tr><td>{"<td>".join(row)}' for row in rows) + '</table>')
 
 # %% ../../nbs/17_program.ipynb #170038
 def load_library(path: Path | str = 'arc1_training') -> dict[str, Program]:
