@@ -202,7 +202,7 @@ GRIDS = st.builds(lambda seed, h, w, n: random_grid(np.random.default_rng(seed),
 IDENTITIES = ['rotate_90 | rotate_90 | rotate_90 | rotate_90', 'rotate_90 | rotate_270', 'rotate_180 | rotate_180', 'flip_left_right | flip_left_right', 'flip_up_down | flip_up_down',
               'transpose | transpose', 'anti_transpose | anti_transpose', 'mirror(right) | half(left)', 'mirror(down) | half(up)', 'mirror(left) | half(right)', 'mirror(up) | half(down)',
               'frame(red) | peel', 'tile(2, 1) | half(up)', 'swap(red, blue) | swap(blue, red)', 'map_colours(blue:red red:blue) | swap(blue, red)', 'beside(rotate_180) | half(left)',
-              'above(input | flip_up_down) | half(up)', 'shift(up, wrap) | shift(down, wrap)', 'under(input)', 'where_equal(input)',
+              'above(input | flip_up_down) | half(up)', 'shift(up, wrap) | shift(down, wrap)', 'under(input)', 'keep_equal(input)',
               'resize(size_of)', 'repeat_to(size_of)', 'crop_at(0:0, size_of)', 'pad(red, 2) | peel | peel', 'paint_cell(0:0, colour_at(0:0))', 'where_rim | take_from(input)', 'if(is_square, transpose | transpose, input)',
               'flip_left_right | if(same_as(input), input, flip_left_right)']
 
@@ -313,7 +313,7 @@ def every_argument(parameter):
     if isinstance(parameter, Operand): return [from_input(kind) for kind in parameter.accepts]
     if isinstance(parameter, Body) and parameter.has_next: return [Program((Step(OP_BY_NAME['beside'], (Program((), 'next'),)),))]
     if isinstance(parameter, Body): return [from_input(parameter.gives), Program(parse(MADE_BY[parameter.gives] or 'trim').steps)]
-    if isinstance(parameter, ColourMap): return [0x9876543201, 0x1111111111]            # the map that changes nothing has no text
+    if isinstance(parameter, ColourMap): return [0x9876543201, 0x1111111111]            # the map that changes nothing is none
     literals = [64 * a + b for a in (parameter.first, 7, parameter.last) for b in (parameter.first, 3, parameter.last)] if isinstance(parameter, PackedPair) else [v for v, name in enumerate(parameter.names) if name]
     return literals + [from_input(parameter.type)] if parameter.type else literals
 
@@ -401,3 +401,39 @@ def test_names_are_suggested():
     with pytest.raises(ProgramError, match="did you mean 'objects8'"): parse('objets8')
     with pytest.raises(ProgramError, match="did you mean 'left'"): parse('half(lef)')
     assert 'rotate_90' in OP_BY_NAME
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------
+# Programs that no parser has seen
+
+@settings(max_examples=300)
+@given(rows=st.lists(st.tuples(st.integers(-2, len(OPS) + 3), st.integers(-2, 80), st.integers(-2, 80)), min_size=1, max_size=6))
+def test_any_numbers_are_a_program_or_a_value_error(rows):
+    "Nothing runs whose types or arguments do not fit: a kernel would read or write what is not there."
+    grid = np.array([[1, 0, 2], [0, 2, 2]], np.uint8)
+    try: program = from_array(np.array(rows, np.int16))
+    except ValueError: return
+    result = run_value(program, from_grid(grid))
+    if not isinstance(result, Failure): check_value(result, program.gives, str(program))
+
+
+@pytest.mark.parametrize('program', [Program(parse('where(red) | cell_count').steps + parse('objects8').steps), Program((Step(OP_BY_NAME['recolour_all'], (77,)),)), Program((Step(OP_BY_NAME['recolour_all'], ()),)),
+                                     Program((Step(OP_BY_NAME['beside'], (3,)),)), Program((Step(OP_BY_NAME['beside'], (parse('objects8'),)),)), Program((Step(OP_BY_NAME['beside'], (Program((), 'next'),)),)),
+                                     Program((Step(OP_BY_NAME['map_colours'], (0x9876543210,)),)), Program((Step(OP_BY_NAME['crop_at'], (64 * 50, 64 + 1)),)), Program((Step(OP_BY_NAME['symmetrise'], (1,)),))], ids=range(9))
+def test_programs_put_together_wrong_are_refused(program):
+    with pytest.raises(ValueError): run_program(program, np.zeros((2, 2), np.uint8))
+
+
+def test_what_is_read_can_be_printed_and_read_again():
+    for text in ('map_colours(black:black)', 'map_colours(blue:red blue:green)', 'map_colours(blue:red blue:red)'):
+        with pytest.raises(ProgramError): parse(text)
+    dense = '|'.join(['above(' + '|'.join(['peel'] * 60) + ')'] * 13)
+    assert len(dense) <= 4_000
+    with pytest.raises(ProgramError, match='printed with'): parse(dense)
+    with pytest.raises(ValueError, match='cannot go on'): parse('trim') + Program(parse('trim').steps, 'input')
+
+
+def test_amounts_are_compared_beyond_the_longest_side():
+    grid = np.repeat([[2, 1]], 50, 0)[:40].repeat(5, 1).astype(np.uint8)
+    assert run_program('count_where(red) | equals(input | count_where(blue))', grid) is True
+    assert run_program('count_where(red) | more_than(199)', grid) is True and run_program('count_where(red) | minus(input | count_where(blue))', grid) == 0

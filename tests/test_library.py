@@ -1,8 +1,9 @@
-"""The library of programs for ARC-1 training tasks: every program gives every output of its task, and none is longer than it has to be to be read."""
+"""The library of programs for ARC-1 training tasks: every program gives every output of its task, and most are a few operations long."""
 import numpy as np
 import pytest
 
 from arc_jepa.datasets import load_tasks
+from arc_jepa.grid import Pair, Task
 from arc_jepa.dsl.program import load_library, parse, reproduces, run_on_task
 
 LIBRARY, TASKS = load_library(), {task.id: task for task in load_tasks('arc1/training')}
@@ -12,6 +13,7 @@ LIBRARY, TASKS = load_library(), {task.id: task for task in load_tasks('arc1/tra
 def test_program_gives_every_output(name):
     task = TASKS[name]                                          # a task of another split has no place here
     results = run_on_task(LIBRARY[name], task)
+    assert reproduces(LIBRARY[name], task)
     for pair, result in zip(task.demonstrations + task.tests, results, strict=True): assert np.array_equal(result, pair.output), str(LIBRARY[name])
 
 
@@ -21,6 +23,8 @@ def test_the_language_says_much_in_few_words():
 
 
 def test_a_wrong_program_is_seen():
+    binary = Task('binary', (Pair([[0, 2]], [[0, 1]]),), (Pair([[2, 0]]),))
+    assert not reproduces('where(red)', binary) and reproduces('where(red) | stencil(blue)', binary), 'a mask is no answer, even where it looks like one'
     assert not reproduces('flip_left_right', TASKS['68b16354']) and reproduces('flip_up_down', TASKS['68b16354'])
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 from numba.types import int64
 from ..compiled import BUFFER, jit, shared
-from .types import *
 from .types import GRID, COLOUR, NUMBER, OK, NOT_APPLICABLE, HEADER, MAX_CELLS, begin, finish, write_scalar, row_step, column_step
 
 # %% auto #0
@@ -21,7 +20,7 @@ __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_t
            'rays_straight', 'rays_diagonal', 'rays_blocked', 'ray', 'connect', 'bridge', 'gravity', 'shift',
            'repair_symmetry', 'repair_tiling', 'smallest_tile', 'symmetrise', 'complete_diagonal', 'complete_rotation',
            'remove_noise', 'smooth', 'fill_holes', 'flood', 'hollow', 'outline', 'fill_background', 'sort_lines',
-           'majority_lines', 'beside', 'above', 'under', 'where_equal']
+           'majority_lines', 'beside', 'above', 'under', 'keep_equal']
 
 # %% ../../nbs/11_grid_kernels.ipynb #110006
 @shared(BUFFER, BUFFER, int64, int64, int64, int64, int64)
@@ -939,7 +938,7 @@ def under(source, other, target, work, a, b):
         if other[HEADER + i]: target[HEADER + i] = other[HEADER + i]
     return OK
 
-def where_equal(source, other, target, work, a, b):
+def keep_equal(source, other, target, work, a, b):
     if source[1] != other[1] or source[2] != other[2]: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if other[HEADER + i] != source[HEADER + i]: target[HEADER + i] = 0

@@ -16,10 +16,10 @@ from .grid_kernels import _background
 __all__ = ['PROPERTIES', 'objects4', 'objects8', 'shapes4', 'shapes8', 'regions', 'holes', 'colours', 'split', 'cells',
            'split_at_lines', 'each_line', 'blocks', 'measure', 'property_of', 'list_properties', 'pick_max', 'pick_min',
            'pick_odd', 'pick_nth', 'pick_only', 'keep_max', 'keep_min', 'drop_max', 'drop_min', 'with_colour',
-           'without_colour', 'on_border', 'inside', 'squares', 'solid', 'with_holes', 'symmetric', 'crop', 'crop_box',
-           'crop_inside', 'isolate', 'erase', 'recolour', 'recolour_others', 'stencil', 'fill_box', 'fill_box_own',
-           'frame_box', 'recolour_by_rank', 'recolour_like_extreme', 'majority_each', 'rarest_each', 'flip_each',
-           'fall', 'move', 'extend_each', 'logic', 'overlay', 'join_right', 'join_down', 'list_colours',
+           'without_colour', 'on_border', 'off_border', 'squares', 'solid', 'with_holes', 'symmetric', 'crop',
+           'crop_box', 'crop_inside', 'isolate', 'erase', 'recolour', 'recolour_others', 'stencil', 'fill_box',
+           'fill_box_own', 'frame_box', 'recolour_by_rank', 'recolour_like_extreme', 'majority_each', 'rarest_each',
+           'flip_each', 'fall', 'move', 'extend_each', 'logic', 'overlay', 'join_right', 'join_down', 'list_colours',
            'one_cell_each', 'count', 'colour_of']
 
 # %% ../../nbs/12_object_kernels.ipynb #120006
@@ -426,7 +426,7 @@ def on_border(source, other, target, work, a, b):
     for k in range(np.int64(source[3])): work[_FLAGS + k] = _touches_border(source, work, k)
     return _renumber(source, target, work, _FLAGS)
 
-def inside(source, other, target, work, a, b):
+def off_border(source, other, target, work, a, b):
     measure(source, work)
     for k in range(np.int64(source[3])): work[_FLAGS + k] = not _touches_border(source, work, k)
     return _renumber(source, target, work, _FLAGS)

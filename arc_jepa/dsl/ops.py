@@ -13,7 +13,7 @@ import numpy as np
 from ..compiled import kernel_addresses
 from ..grid import COLOUR_NAMES, MAX_SIDE
 from . import grid_kernels, mask_kernels, object_kernels, relation_kernels, value_kernels
-from .types import DIRECTIONS, Type
+from .types import DIRECTIONS, MAX_CELLS, Type
 
 # %% auto #0
 __all__ = ['PROPERTIES', 'RELATIONS', 'ARGUMENTS', 'OPS', 'OP_BY_NAME', 'OP_NAMES', 'N_OPS', 'Parameter', 'PackedPair',
@@ -85,9 +85,9 @@ class ColourMap:
         images = list(range(10))
         for change in text.split():
             before, _, after = change.partition(':')
-            if before not in COLOUR_NAMES or after not in COLOUR_NAMES: return None
+            if before not in COLOUR_NAMES or after not in COLOUR_NAMES or before == after or images[COLOUR_NAMES.index(before)] != COLOUR_NAMES.index(before): return None
             images[COLOUR_NAMES.index(before)] = COLOUR_NAMES.index(after)
-        return sum(image << 4 * c for c, image in enumerate(images))
+        return sum(image << 4 * c for c, image in enumerate(images)) if text.strip() else None
 
 # %% ../../nbs/16_ops.ipynb #160019
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Body:
 def _colours(role: str = '', first: int = 0) -> Parameter: return Parameter('colour', COLOUR_NAMES, tuple(range(first, 10)), role=role, type=Type.colour)
 def _or_colour(word: str, searched: int) -> Parameter: return Parameter(f'{word} or colour', (word,) + COLOUR_NAMES[1:], tuple(range(searched)), default=0, role='write', type=Type.colour, lowest=1)
 def _choice(kind: str, *names: str, default: int | None = None) -> Parameter: return Parameter(kind, names, tuple(range(len(names))), default)
-def _number(searched: str, default: int | None = None) -> Parameter:
-    return Parameter('number', tuple(map(str, range(MAX_SIDE + 1))), tuple(map(int, searched.split())), default, type=Type.number)
+def _number(searched: str, default: int | None = None, largest: int = MAX_SIDE) -> Parameter:
+    return Parameter('number', tuple(map(str, range(largest + 1))), tuple(map(int, searched.split())), default, type=Type.number)
 def _directions(kind: str, n: int, searched: int) -> Parameter: return Parameter(kind, DIRECTIONS[:n], tuple(range(searched)), type=Type.direction)
 
 PROPERTIES, RELATIONS = object_kernels.PROPERTIES, relation_kernels.RELATIONS
@@ -293,13 +293,13 @@ drop_max(property): objects → objects — all but those with the largest value
 drop_min(property): objects → objects — all but those with the smallest value of a property
 keep_usual(property): objects → objects — all objects with the commonest value of a property
 keep_unusual(property): objects → objects — all objects whose value of a property no other has
-having(measured, number[1 2 3 4]): objects → objects — objects whose property is a number
-having_more(measured, number[0 1 2 3]): objects → objects — objects whose property is above a number
-having_less(measured, number[2 3 4]): objects → objects — objects whose property is below a number
+having(measured, amount[1 2 3 4]): objects → objects — objects whose property is a number
+having_more(measured, amount[0 1 2 3]): objects → objects — objects whose property is above a number
+having_less(measured, amount[2 3 4]): objects → objects — objects whose property is below a number
 with_colour(present): objects → objects — objects that have a colour
 without_colour(present): objects → objects — objects that lack a colour
 on_border: objects → objects — objects that touch the border
-inside: objects → objects — objects that do not touch the border
+off_border: objects → objects — objects that do not touch the border
 squares: objects → objects — objects as high as wide
 solid: objects → objects — objects that fill their box
 with_holes: objects → objects — objects with holes
@@ -368,7 +368,7 @@ one_cell_each(counted): objects → grid — one cell for each part of a lattice
 beside(grid): grid → grid — this grid to the left of a second one of equal height
 above(grid): grid → grid — this grid above a second one of equal width
 under(grid): grid → grid — this grid under a second one of equal size, whose black cells are transparent
-where_equal(grid): grid → grid — what two grids of equal size agree on; the rest is black
+keep_equal(grid): grid → grid — what two grids of equal size agree on; the rest is black
 '''
 
 # %% ../../nbs/16_ops.ipynb #160027
@@ -417,10 +417,10 @@ width: size → number — the width
 row: position → number — the row, from 0
 column: position → number — the column, from 0
 as_number: colour → number — the number of the colour
-plus(number[1]): number → number — the sum
-minus(number[1]): number → number — the difference, if it is not negative
-times(number[2]): number → number — the product
-divided_by(number[2]): number → number — the quotient, if it is whole
+plus(amount[1]): number → number — the sum
+minus(amount[1]): number → number — the difference, if it is not negative
+times(amount[2]): number → number — the product
+divided_by(amount[2]): number → number — the quotient, if it is whole
 '''
 
 _SCALARS = '''
@@ -442,9 +442,9 @@ opposite: direction → direction — the other way
 turn_right: direction → direction — a quarter turn clockwise
 side_of: object | mask → direction — the border that is nearest (on a tie the first of up, down, left, right)
 direction_to(position): position → direction — from one position to another: along the longer way, diagonal if both are equally long
-equals(number[1 2]): number → boolean — is it that number
-more_than(number[1 2]): number → boolean — is it above that number
-less_than(number[2]): number → boolean — is it below that number
+equals(amount[1 2]): number → boolean — is it that number
+more_than(amount[1 2]): number → boolean — is it above that number
+less_than(amount[2]): number → boolean — is it below that number
 is_even: number → boolean — is the number even
 is_colour(read): colour → boolean — is it that colour
 is_square: grid → boolean — is the grid as high as wide
@@ -480,13 +480,13 @@ fold(combination): objects → grid — start from the first object's crop and c
 _GROUPS = {'geometry': _GEOMETRY, 'cutting': _CUTTING, 'growing': _GROWING, 'colour': _COLOUR, 'lines': _LINES, 'repair': _REPAIR, 'segmentation': _SEGMENTATION, 'selection': _SELECTION, 'relations': _RELATIONS,
            'acting': _ACTING, 'moving': _MOVING, 'joining': _JOINING, 'masks': _MASKS, 'numbers': _NUMBERS, 'scalars': _SCALARS, 'canvases': _CANVASES, 'control': _CONTROL}
 _ROW = re.compile(r'(\w+)(?:\((.*?)\))?: (.+?) → (\w+) — (.+)')
-_NUMBER = re.compile(r'number\[([0-9 ]*)\](?:=([0-9]+))?')
+_NUMBER = re.compile(r'(number|amount)\[([0-9 ]*)\](?:=([0-9]+))?')
 _KERNELS = {name: kernel for room in (grid_kernels, object_kernels, mask_kernels, relation_kernels, value_kernels) for name, kernel in vars(room).items()}
 
 def _argument(word: str):
     "The argument that the table calls `word`."
     number = _NUMBER.fullmatch(word)
-    return _number(number[1], None if number[2] is None else int(number[2])) if number else ARGUMENTS[word]
+    return _number(number[2], None if number[3] is None else int(number[3]), MAX_SIDE if number[1] == 'number' else MAX_CELLS) if number else ARGUMENTS[word]
 
 def _read_table() -> tuple[Op, ...]:
     ops = []
@@ -495,6 +495,7 @@ def _read_table() -> tuple[Op, ...]:
             name, arguments, takes, gives, doc = _ROW.fullmatch(row).groups()
             parameters = tuple(map(_argument, arguments.split(', '))) if arguments else ()
             kernel = None if group == 'control' else _KERNELS[name]
+            if kernel: kernel.__doc__ = f'{row}\n\nOn flat values: `source` (and `other`, the second value) to `target`, with scratch `work`; the scalar arguments are a and b. Returns a `Status`.'
             ops.append(Op(name, tuple(Type[t] for t in takes.split(' | ')), Type[gives], parameters, doc, group, kernel, len(ops) + 1))
     return tuple(ops)
 

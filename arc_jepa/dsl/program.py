@@ -21,9 +21,9 @@ from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, 
 # %% auto #0
 __all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'MAX_ROUNDS', 'MAX_INSTRUCTIONS', 'APPLY',
            'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED', 'OBJECT', 'PASTE', 'SCORE', 'KEEP',
-           'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'has_array_form', 'to_array', 'from_array',
+           'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'check', 'has_array_form', 'to_array', 'from_array',
            'Instruction', 'Code', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value', 'run_program',
-           'run_on_task', 'reproduces', 'description_length', 'Explanation', 'explain', 'load_library']
+           'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation', 'explain', 'load_library']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Program:
 
     def __str__(self) -> str: return ' | '.join([self.start or 'input'] * bool(self.start or not self.steps) + [str(s) for s in self.steps])
     def __len__(self) -> int: return sum(1 + sum(map(len, s.programs)) for s in self.steps)
-    def __add__(self, other: Program) -> Program: return Program(self.steps + other.steps, self.start)
+    def __add__(self, other: Program) -> Program:
+        if other.start: raise ValueError(f'{other} begins with {other.start!r} and cannot go on from another program')
+        return Program(self.steps + other.steps, self.start)
 
     @property
     def gives(self) -> Type: return self.steps[-1].op.gives if self.steps else Type.grid
@@ -160,7 +162,32 @@ def parse(text: str) -> Program:
     parser = _Parser(text)
     program = parser.chain(Type.grid, 0)
     if parser.peek(): parser.fail(f'expected "|" or the end, found {parser.peek()!r}')
+    if len(str(program)) > MAX_TEXT: parser.fail(f'a program has at most {MAX_TEXT} characters, and this is printed with {len(str(program))}')
     return program
+
+# %% ../../nbs/17_program.ipynb #170046
+def _check_argument(step: Step, parameter, argument, kind: Type, starts: tuple[str, ...], depth: int) -> None:
+    name = step.op.name
+    if isinstance(argument, Program):
+        accepts = parameter.accepts if isinstance(parameter, Operand) else (parameter.gives,) if isinstance(parameter, Body) else (parameter.type,)
+        body = isinstance(parameter, Body)
+        gives = check(argument, Type.grid if body else kind, starts + ('here', 'next')[:1 + parameter.has_next] if body else starts, depth + 1)
+        if gives not in accepts: raise ValueError(f'{name}: its {parameter.kind} gives {gives.name}')
+    elif isinstance(parameter, (Operand, Body)): raise ValueError(f'{name}: its {parameter.kind} is a program, not {argument!r}')
+    elif not isinstance(argument, (int, np.integer)) or not 0 <= argument <= parameter.highest or parameter.value(parameter.text(argument)) != argument:
+        raise ValueError(f'{name}: {argument!r} is no {parameter.kind}: {parameter.expected}')
+
+def check(program: Program, kind: Type = Type.grid, starts: tuple[str, ...] = ('input',), depth: int = 0) -> Type:
+    "The type that `program` gives from a value of type `kind`. Raises ValueError for types that do not fit, arguments out of range, and programs nested deeper than `MAX_NESTING`; what `parse` gives always passes."
+    if depth > MAX_NESTING: raise ValueError(f'nested deeper than {MAX_NESTING}')
+    if program.start and program.start not in starts: raise ValueError(f'{program} begins with {program.start!r}, which is {_OUTSIDE.get(program.start, "no start")}')
+    if program.start: kind = Type.grid
+    for step in program.steps:
+        if kind not in step.op.takes: raise ValueError(f'{step.op.name} takes {" or ".join(t.name for t in step.op.takes)}, but gets {kind.name}')
+        if len(step.arguments) != len(step.op.parameters): raise ValueError(f'{step.op.signature} has {len(step.op.parameters)} argument(s), not {len(step.arguments)}')
+        for parameter, argument in zip(step.op.parameters, step.arguments): _check_argument(step, parameter, argument, kind, starts, depth)
+        kind = step.op.gives
+    return kind
 
 # %% ../../nbs/17_program.ipynb #170012
 MAX_STEPS_IN_ARRAY = 6
@@ -178,13 +205,16 @@ def to_array(program: Program) -> np.ndarray:
     return array
 
 def from_array(array: np.ndarray) -> Program:
-    "The program of a `to_array` array; padding ends it."
+    "The program of a `to_array` array; padding ends it. Raises ValueError for numbers that are no such program."
     steps = []
     for number, *arguments in np.asarray(array).tolist():
         if number == 0: break
+        if not 0 < number < N_OPS or not has_array_form(OPS[number - 1]): raise ValueError(f'{number} is no operation with an array form')
         op = OPS[number - 1]
         steps.append(Step(op, tuple(arguments[:len(op.parameters)])))
-    return Program(tuple(steps))
+    program = Program(tuple(steps))
+    check(program)
+    return program
 
 # %% ../../nbs/17_program.ipynb #170021
 MAX_ROUNDS = 40                 # of one `repeat`
@@ -335,7 +365,8 @@ class _Compiler(_Control):
 # %% ../../nbs/17_program.ipynb #170042
 @lru_cache(maxsize=4096)
 def assemble(program: Program) -> Code:
-    "The machine code of a program."
+    "The machine code of a program. Raises ValueError for one that `check` refuses."
+    check(program)
     assembler = _Compiler()
     result = assembler.chain(program, 0, {'input': 0}, 1)
     return Code(np.array(assembler.rows, np.int64).reshape(-1, len(Instruction._fields)), tuple(assembler.steps), result, assembler.n_registers + 1, max(assembler.n_loops, 1))
@@ -484,8 +515,9 @@ def run_on_task(program: Program | str, task: Task) -> list:
     return [run_program(program, pair.input) for pair in task.demonstrations + task.tests]
 
 def reproduces(program: Program | str, task: Task) -> bool:
-    "Does `program` give the output of every pair of `task` whose output is known?"
-    return all(pair.output is None or (isinstance(result, np.ndarray) and np.array_equal(result, pair.output)) for pair, result in zip(task.demonstrations + task.tests, run_on_task(program, task)))
+    "Does `program` give a grid, and the output of every pair of `task` whose output is known? A pair with a hidden output says nothing."
+    program = parse(program) if isinstance(program, str) else program
+    return program.gives is Type.grid and all(pair.output is None or np.array_equal(result, pair.output) for pair, result in zip(task.demonstrations + task.tests, run_on_task(program, task)))
 
 # %% ../../nbs/17_program.ipynb #170031
 @lru_cache(maxsize=None)
@@ -510,7 +542,7 @@ def description_length(program: Program, kind: Type = Type.grid) -> float:
     return float(bits + np.log2(_words(kind) + 1))
 
 # %% ../../nbs/17_program.ipynb #170034
-def _value_html(value: np.ndarray, cell: int) -> str:
+def value_html(value: np.ndarray, cell: int) -> str:
     "A flat value as HTML: a grid, the cells of objects or of a mask on an otherwise open canvas, or a scalar in words."
     kind, shown = Type(int(value[0])), to_python(value)
     if kind is Type.grid: return grid_svg(shown, cell)
@@ -533,7 +565,7 @@ def _explained_rows(program: Program, pairs: Sequence[Pair], cell: int):
         row, value = [grid_svg(pair.input, cell)], None
         for i in range(len(program.steps)):
             value = run_value(Program(program.steps[:i + 1]), from_grid(pair.input))
-            row.append(f'<i>{html.escape(str(value))}</i>' if isinstance(value, Failure) else _value_html(value, cell))
+            row.append(f'<i>{html.escape(str(value))}</i>' if isinstance(value, Failure) else value_html(value, cell))
             if isinstance(value, Failure): break
         row += [''] * (1 + len(program.steps) - len(row))
         right = isinstance(value, np.ndarray) and value[0] == Type.grid and np.array_equal(to_python(value), pair.output)

@@ -132,7 +132,7 @@ TWINS.update(
     keep_max=lambda v, number: by_property(v, number, lambda p, all_: p == max(all_)), keep_min=lambda v, number: by_property(v, number, lambda p, all_: p == min(all_)),
     drop_max=lambda v, number: by_property(v, number, lambda p, all_: p < max(all_)), drop_min=lambda v, number: by_property(v, number, lambda p, all_: p > min(all_)),
     with_colour=lambda v, colour: by_mask(v, lambda mask: colour in v[0][mask]), without_colour=lambda v, colour: by_mask(v, lambda mask: colour not in v[0][mask]),
-    on_border=lambda v: by_mask(v, at_border), inside=lambda v: by_mask(v, lambda mask: not at_border(mask)),
+    on_border=lambda v: by_mask(v, at_border), off_border=lambda v: by_mask(v, lambda mask: not at_border(mask)),
     squares=lambda v: by_mask(v, lambda mask: len(set(mask[box_of(mask)].shape)) == 1), solid=lambda v: by_mask(v, lambda mask: mask[box_of(mask)].all()),
     with_holes=lambda v: by_property(v, HOLES, lambda p, all_: p > 0), symmetric=lambda v: by_property(v, SYMMETRY, lambda p, all_: p > 0))
 
