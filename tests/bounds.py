@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from tqdm import tqdm
 
-from arc_jepa.dsl.ops import OPS
+from arc_jepa.dsl.ops import OP_BY_NAME, OPS
 from arc_jepa.dsl.types import OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, value_bytes
 from arc_jepa.generate.generator import rule_table, sample_rule
 from arc_jepa.generate.scenes import seed_state
@@ -36,6 +36,7 @@ def main():
     kernels, table, state, rule, rng = checked(), rule_table(None), np.zeros(1, np.uint64), np.zeros((6, 3), np.int64), np.random.default_rng(0)
     grids = [from_grid(random_grid(rng, *rng.integers(1, 31 if i % 10 else 41, 2), rng.integers(1, 11))) for i in range(2_000)]
     target, work, calls = np.empty(VALUE_BYTES, np.uint8), np.empty(WORK_BYTES, np.uint8), np.zeros(len(OPS) + 1, np.int64)
+    met = np.zeros(len(OPS) + 1, np.int64)                 # second values on a canvas of another size
     by_type = {kind: [op for op in OPS if kind in op.takes and not op.is_control] for kind in Type}
 
     def call(op, value, other, a, b):
@@ -43,12 +44,19 @@ def main():
         calls[op.number] += 1
         return target[:value_bytes(target)].copy() if kernels[op.number](value, other, target, work, a, b) == OK else None
 
+    def second(operand, value, grid):
+        "A second value: the first one where its type fits (one time in three), else one that an operation makes of another grid, which is often of another size."
+        if int(value[0]) in operand.accepts and rng.random() < 1 / 3: return value
+        if operand.type is Type.grid: return grid
+        return call(OP_BY_NAME['objects8' if operand.type is Type.objects else 'where_not'], grid, grid, 0, 0)
+
     def call_any(value, grid):
         "Any operation that takes the value, with any scalars that a computed argument may have, and a second value that a program may have made."
         ops = by_type[Type(int(value[0]))]
         op = ops[rng.integers(len(ops))]
-        other = value if op.operand is None or int(value[0]) in op.operand.accepts else grid
-        if op.operand and int(other[0]) not in op.operand.accepts: return None
+        other = value if op.operand is None else second(op.operand, value, grid)
+        if other is None: return None
+        met[op.number] += op.operand is not None and (other[1] != value[1] or other[2] != value[2])
         a, b = ([int(rng.integers(p.lowest, min(p.highest, 64 * 64 - 1) + 1)) for p in op.scalars] + [0, 0])[:2]
         return call(op, value, other, a, b)
 
@@ -67,6 +75,8 @@ def main():
             if value is None: break
     never = [op.name for op in OPS if not op.is_control and not calls[op.number]]
     assert not never, f'never called: {", ".join(never)}'
+    alone = [op.name for op in OPS if op.operand and not op.is_control and not met[op.number]]
+    assert not alone, f'never met a second value of another size: {", ".join(alone)}'
     print(f'{PROGRAMS:,} programs, {calls.sum():,} kernel calls inside their bounds, in {time.process_time():.0f} CPU-s')
 
 
