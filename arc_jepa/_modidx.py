@@ -659,6 +659,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.dsl.program._keep': ('program.html#_keep', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program._paste': ('program.html#_paste', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program._words': ('program.html#_words', 'arc_jepa/dsl/program.py'),
+                                      'arc_jepa.dsl.program.as_program': ('program.html#as_program', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program.assemble': ('program.html#assemble', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program.check': ('program.html#check', 'arc_jepa/dsl/program.py'),
                                       'arc_jepa.dsl.program.description_length': ( 'program.html#description_length',

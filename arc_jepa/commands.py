@@ -152,7 +152,7 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
              limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None, as_json: AsJson = False) -> None:
     "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets."
     with _clear_errors():
-        if output and (output.is_dir() or not os.access(next(p for p in output.absolute().parents if p.exists()), os.W_OK)):
+        if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
             raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a JSON file')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         from arc_jepa.datasets import load_tasks

@@ -207,10 +207,15 @@ class Pilot:
 
     def _damage(self, stage: Stage) -> str | None:
         "What is wrong with the files of a finished stage, or None."
+        from arc_jepa.datasets import load_tasks
         from arc_jepa.jepa.models import JepaError
         try:
-            json.loads((self.run_dir/stage.file).read_text())
+            made = json.loads((self.run_dir/stage.file).read_text())
             if stage.name == 'train': self.work.jepa()
+            if stage.name == 'generate':
+                if made['held_out_tasks']: list(load_tasks(self.run_dir/'data/heldout.jsonl'))
+                with (self.run_dir/'data/manifest.jsonl').open('rb') as file: lines = sum(1 for _ in file)
+                if lines != made['total_tasks']: return f"data/manifest.jsonl has {lines:,} lines for {made['total_tasks']:,} tasks"
         except (OSError, ValueError, JepaError) as error: return str(error)
 
     def _is_done(self, stage: Stage) -> bool:

@@ -28,7 +28,7 @@ def test_a_wrong_program_is_seen():
     assert not reproduces('flip_left_right', TASKS['68b16354']) and reproduces('flip_up_down', TASKS['68b16354'])
 
 
-@pytest.mark.parametrize('text, says', [('68b16354 flip_up_dwn', ':1: column 1: no operation'), ('a1 trim\n\n# no more\na1 peel', ':4: a1 occurs twice'), ('68b16354', ':1: column 1: expected a name'), ('68b16354 trim | objects8 | trim', ':1: column 19')])
+@pytest.mark.parametrize('text, says', [('68b16354 flip_up_dwn', ':1: column 1: no operation'), ('a1 trim\n\n# no more\na1 peel', ':4: a1 occurs twice'), ('68b16354', ':1: no program after the name 68b16354'), ('  a1 trim\n\t b2 bogus', ':2: column 1: no operation'), ('68b16354 trim | objects8 | trim', ':1: column 19')])
 def test_a_broken_library_is_refused_with_its_line(text, says, tmp_path):
     (tmp_path / 'mine.txt').write_text(text)
     with pytest.raises(ValueError, match=says): load_library(tmp_path / 'mine.txt')

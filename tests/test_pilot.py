@@ -60,10 +60,14 @@ def test_killed_repaired_and_changed(tmp_path):
     assert (tmp_path / 'jepa' / 'model.safetensors').read_bytes() == model and (tmp_path / 'report.html').is_file()
 
     (tmp_path / 'jepa' / 'model.safetensors').write_bytes(model[:1000])
+    whole = (tmp_path / 'data' / 'heldout.jsonl').read_bytes()
+    (tmp_path / 'data' / 'heldout.jsonl').write_bytes(whole.replace(b'{', b'', 1))
     results = tmp_path / 'eval' / 'arc1_training.json'
     before = json.loads(results.read_text())
     results.write_text(results.read_text()[:100])
     said = again(tmp_path)
+    held_out = tmp_path / 'data' / 'heldout.jsonl'
+    assert held_out.read_bytes() == whole and 'generate: finished before, but' in said, 'a broken line is found, and the same tasks are made again'
     assert 'train: finished before, but' in said and 'solve arc1/training: finished before, but' in said
     assert (tmp_path / 'jepa' / 'model.safetensors').read_bytes() == model, 'made again from the checkpoint'
     after = json.loads(results.read_text())

@@ -22,8 +22,9 @@ from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, 
 __all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'MAX_ROUNDS', 'MAX_INSTRUCTIONS', 'APPLY',
            'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED', 'OBJECT', 'PASTE', 'SCORE', 'KEEP',
            'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'check', 'has_array_form', 'to_array', 'from_array',
-           'Instruction', 'Code', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value', 'run_program',
-           'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation', 'explain', 'load_library']
+           'Instruction', 'Code', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value', 'as_program',
+           'run_program', 'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation', 'explain',
+           'load_library']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
@@ -500,23 +501,26 @@ def run_value(program: Program, value: np.ndarray) -> np.ndarray | Failure:
     status, row = execute(code.rows, machine(), registers, loops, scores, np.empty(WORK_BYTES, np.uint8))
     return registers[code.result].copy() if status == OK else Failure(code.steps[row], Status(status))
 
+def as_program(program: Program | str | np.ndarray) -> Program:
+    "A program as it is, or from its text or its array. Raises TypeError for anything else."
+    if isinstance(program, np.ndarray): return from_array(program)
+    return program if isinstance(program, Program) else parse(program)
+
 def run_program(program: Program | str | np.ndarray, grid: np.ndarray):
     """Result of `program` (an object, text or an int16[6, 3] array) on `grid` (H×W), as `to_python` gives it: a grid, (cells, labels) for objects, a mask, a scalar; or a `Failure`.
 
     Raises `ProgramError` for text that is no program and `GridError` for what is no grid; a program that does not apply is not an error."""
-    if isinstance(program, str): program = parse(program)
-    elif isinstance(program, np.ndarray): program = from_array(program)
-    value = run_value(program, from_grid(grid))
+    value = run_value(as_program(program), from_grid(grid))
     return value if isinstance(value, Failure) else to_python(value)
 
 def run_on_task(program: Program | str, task: Task) -> list:
     "Results of `program` on the inputs of all pairs of `task`, demonstrations first."
-    program = parse(program) if isinstance(program, str) else program
+    program = as_program(program)
     return [run_program(program, pair.input) for pair in task.demonstrations + task.tests]
 
 def reproduces(program: Program | str, task: Task) -> bool:
     "Does `program` give a grid, and the output of every pair of `task` whose output is known? A pair with a hidden output says nothing."
-    program = parse(program) if isinstance(program, str) else program
+    program = as_program(program)
     return program.gives is Type.grid and all(pair.output is None or np.array_equal(result, pair.output) for pair, result in zip(task.demonstrations + task.tests, run_on_task(program, task)))
 
 # %% ../../nbs/17_program.ipynb #170031
@@ -573,7 +577,7 @@ def _explained_rows(program: Program, pairs: Sequence[Pair], cell: int):
 
 def explain(program: Program | str, task: Task | np.ndarray, cell: int = 7) -> Explanation:
     "Draw `program` step by step on each pair of `task` (or on one grid): a row for a pair, a column for a step and one for the outputs that are known, `cell` pixels to a cell. Raises `ProgramError` for text that is no program."
-    program = parse(program) if isinstance(program, str) else program
+    program = as_program(program)
     pairs = task.demonstrations + task.tests if isinstance(task, Task) else (Pair(task),)
     heads = ['<b>input</b>'] + [f'<div style="max-width:18em"><b>{html.escape(str(s))}</b><br>{html.escape(s.op.doc)}</div>' for s in program.steps] + ['<b>expected</b>'] * any(p.output is not None for p in pairs)
     rows = [heads, *_explained_rows(program, pairs, cell)]
@@ -582,11 +586,12 @@ def explain(program: Program | str, task: Task | np.ndarray, cell: int = 7) -> E
 # %% ../../nbs/17_program.ipynb #170038
 def load_library(path: Path | str = 'arc1_training') -> dict[str, Program]:
     "Programs by the name of the task. `path`: a file, or the name of a library of this package. Raises ValueError with file and line for what is no program, and for a task that occurs twice."
-    path = Path(path) if Path(path).suffix else PACKAGE / 'library' / f'{path}.txt'
+    path = Path(path) if Path(path).exists() or Path(path).suffix else PACKAGE / 'library' / f'{path}.txt'
     programs: dict[str, Program] = {}
-    for number, line in enumerate(path.read_text(encoding='utf8').splitlines(), 1):
-        name, _, text = line.partition(' ')
+    for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
+        name, text = (line.split(None, 1) + ['', ''])[:2]
         if not name or name.startswith('#'): continue
+        if not text: raise ValueError(f'{path}:{number}: no program after the name {name}')
         if name in programs: raise ValueError(f'{path}:{number}: {name} occurs twice')
         try: programs[name] = parse(text.strip())
         except ProgramError as error: raise ValueError(f'{path}:{number}: {error}') from error

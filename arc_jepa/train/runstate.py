@@ -139,7 +139,7 @@ def manifest_of(path: Path) -> Path:
 
 def step_of(path: Path) -> int:
     try: return int(json.loads(manifest_of(path).read_text(encoding='utf8'))['step'])
-    except (OSError, ValueError, KeyError): return -1
+    except (OSError, ValueError, KeyError, TypeError): return -1
 
 def checkpoints(run_dir: Path | str) -> list[Path]:
     "Checkpoints of a run, the newest (by step) first; those without a readable manifest last."
@@ -154,9 +154,10 @@ def problem_with(path: Path) -> str | None:
     try: about = json.loads(manifest_of(path).read_text(encoding='utf8'))
     except FileNotFoundError: return 'its manifest is missing (the save did not finish)'
     except ValueError: return 'its manifest is no JSON'
+    if not isinstance(about, dict) or not {'bytes', 'sha256'} <= about.keys(): return 'its manifest lacks the size or the hash'
     try: data = path.read_bytes()
     except OSError as error: return str(error)
-    if len(data) != about['bytes']: return f'{len(data)} bytes where {about["bytes"]} were written (truncated)'
+    if len(data) != about['bytes']: return f'{len(data)} bytes where {about["bytes"]} were written (truncated or replaced)'
     if hashlib.sha256(data).hexdigest() != about['sha256']: return 'its sha256 differs from the manifest (damaged)'
 
 # %% ../../nbs/30_runstate.ipynb #300014
@@ -172,7 +173,7 @@ def newest_valid(run_dir: Path | str) -> Path | None:
     for path in unfinished + [p for p in checkpoints(run_dir) if p not in unfinished]:
         problem = problem_with(path)
         if problem is None: return path
-        print(f'{path}: passed over, {problem}; it stays where it is, and the newest of the others that is whole is taken', file=sys.stderr)
+        print(f'{path}: passed over, {problem}; the newest of the others that is whole is taken', file=sys.stderr)
 
 def resume(state: RunState, run_dir: Path | str, path: Path | str | None = None, may_change: tuple[str, ...] = ()) -> Path | None:
     "Load `path`, or the newest valid checkpoint of `run_dir` (None when there is none). A changed configuration is refused, with the difference."

@@ -212,17 +212,19 @@ def _start(trainer: Trainer, run_dir: Path, resume: bool | str | Path) -> None:
     "A new run in an empty place, or an old one where it stopped; says which."
     if resume:
         taken = resume_state(trainer.state, run_dir, None if resume is True else resume, MAY_CHANGE)
-        for later in checkpoints(run_dir): _set_aside(later, taken)
-        said = f'resumed {taken} at step {trainer.progress.step}' if taken else f'{run_dir}: no checkpoint yet, a new run starts'
+        others = checkpoints(run_dir)
+        for later in others: _set_aside(later, taken)
+        said = f'resumed {taken} at step {trainer.progress.step}' if taken else f'{run_dir}: no checkpoint {"is whole (those there were are kept under other names)" if others else "yet"}, a new run starts'
         print(said, file=sys.stderr)
     elif checkpoints(run_dir):
         raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with --resume (resume=True), or choose another directory')
 
 def _set_aside(checkpoint: Path, taken: Path | None) -> None:
     "A run that goes back to an earlier checkpoint leaves the later ones under another name, or `resume` would find them again."
-    if taken is None or step_of(checkpoint) <= step_of(Path(taken)): return
-    checkpoint.rename(checkpoint.with_suffix('.pt.later'))
-    print(f'{checkpoint.name} is later than {Path(taken).name}: kept as {checkpoint.name}.later', file=sys.stderr)
+    if taken is not None and step_of(checkpoint) <= step_of(Path(taken)): return
+    word = 'damaged' if taken is None else 'later'
+    checkpoint.rename(checkpoint.with_suffix(f'.pt.{word}'))
+    print(f'{checkpoint.name} is {"not whole" if taken is None else f"later than {Path(taken).name}"}: kept as {checkpoint.name}.{word}', file=sys.stderr)
 
 def _save_model(trainer: Trainer, run_dir: Path) -> None:
     Jepa(trainer.model, trained=True, steps=trainer.progress.step, source=str(run_dir)).save(run_dir)
