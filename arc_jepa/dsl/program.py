@@ -19,12 +19,12 @@ from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPai
 from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, hash_words, read_scalar, same_value, to_python, value_bytes)
 
 # %% auto #0
-__all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'MAX_ROUNDS', 'MAX_INSTRUCTIONS', 'APPLY',
-           'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED', 'OBJECT', 'PASTE', 'SCORE', 'KEEP',
-           'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'check', 'has_array_form', 'to_array', 'from_array',
-           'Instruction', 'Code', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value', 'as_program',
-           'run_program', 'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation', 'explain',
-           'load_library']
+__all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'ARRAY_SHAPE', 'MAX_ROUNDS',
+           'MAX_INSTRUCTIONS', 'APPLY', 'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED',
+           'OBJECT', 'PASTE', 'SCORE', 'KEEP', 'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'check',
+           'has_array_form', 'to_array', 'from_array', 'Instruction', 'Code', 'assemble', 'Machine', 'machine',
+           'execute', 'Failure', 'run_value', 'as_program', 'run_program', 'run_on_task', 'reproduces',
+           'description_length', 'value_html', 'Explanation', 'explain', 'load_library']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ def check(program: Program, kind: Type = Type.grid, starts: tuple[str, ...] = ('
 
 # %% ../../nbs/17_program.ipynb #170012
 MAX_STEPS_IN_ARRAY = 6
+ARRAY_SHAPE = (MAX_STEPS_IN_ARRAY, 3)      # of a program in array form
 
 def has_array_form(op: Op) -> bool: return all(p.searched for p in op.parameters if p in op.scalars) and not op.operand and not op.is_control
 
