@@ -12,7 +12,7 @@ from twins.objects import picked
 
 from arc_jepa.compiled import call_kernel, pointer
 from arc_jepa.dsl.ops import OPS, op_addresses
-from arc_jepa.dsl.program import MAX_ROUNDS, Failure, has_array_form, parse, run_program, run_value
+from arc_jepa.dsl.program import MAX_ROUNDS, Failure, parse, run_program, run_value
 from arc_jepa.dsl.types import (BOOLEAN, COLOUR, DIRECTION, GRID, HEADER, MASK, NUMBER, OBJECT, OBJECTS, OK, POSITION, SIZE, Status, TOO_LONG, Type, VALUE_BYTES, WORK_BYTES, from_grid, value_bytes)
 from arc_jepa.generate.generator import rule_table, sample_rule
 from arc_jepa.generate.scenes import FAMILIES, draw_scene, seed_state
@@ -240,7 +240,7 @@ def test_bounds_of_loops():
 # A million
 
 EDGE, CANARY = 64, 0xA5
-GENERATED = [op for op in OPS if has_array_form(op)]
+GENERATED = [op for op in OPS if all(p.searched for p in op.scalars) and not op.operand and not op.is_control]      # what a flat chain of literals is made of
 
 
 @njit

@@ -19,12 +19,13 @@ from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPai
 from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, hash_words, read_scalar, same_value, to_python, value_bytes)
 
 # %% auto #0
-__all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_STEPS_IN_ARRAY', 'ARRAY_SHAPE', 'MAX_ROUNDS',
+__all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_ROWS', 'COLUMNS', 'ARRAY_SHAPE', 'N_WORDS', 'MAX_ROUNDS',
            'MAX_INSTRUCTIONS', 'APPLY', 'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED',
-           'OBJECT', 'PASTE', 'SCORE', 'KEEP', 'PICK', 'Step', 'Program', 'ProgramError', 'parse', 'check',
-           'has_array_form', 'to_array', 'from_array', 'Instruction', 'Code', 'assemble', 'Machine', 'machine',
-           'execute', 'Failure', 'run_value', 'as_program', 'run_program', 'run_on_task', 'reproduces',
-           'description_length', 'value_html', 'Explanation', 'explain', 'load_library']
+           'OBJECT', 'PASTE', 'SCORE', 'KEEP', 'PICK', 'PARAMETER_KINDS', 'FRAME_FIELDS', 'INSTRUCTIONS_A_ROW', 'Step',
+           'Program', 'ProgramError', 'parse', 'check', 'inner_place', 'to_rows', 'to_array', 'from_array',
+           'Instruction', 'Code', 'assemble_rows', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value',
+           'as_program', 'run_program', 'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation',
+           'explain', 'load_library']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
@@ -191,30 +192,68 @@ def check(program: Program, kind: Type = Type.grid, starts: tuple[str, ...] = ('
     return kind
 
 # %% ../../nbs/17_program.ipynb #170012
-MAX_STEPS_IN_ARRAY = 6
-ARRAY_SHAPE = (MAX_STEPS_IN_ARRAY, 3)      # of a program in array form
+MAX_ROWS, COLUMNS = 12, 4
+ARRAY_SHAPE = (MAX_ROWS, COLUMNS)          # of a program in an array of fixed size
+_START_NUMBERS = {start: N_OPS + k for k, start in enumerate(STARTS[1:])}
+N_WORDS = N_OPS + len(_START_NUMBERS)      # numbers that a row may begin with
 
-def has_array_form(op: Op) -> bool: return all(p.searched for p in op.parameters if p in op.scalars) and not op.operand and not op.is_control
+def inner_place(place: int, parameter: int) -> int:
+    "The place of the rows of a program that stands for parameter number `parameter` of a step at `place`."
+    return (place // 4 + 1) * 4 + parameter
+
+def _rows_of(program: Program, place: int, rows: list, steps: list) -> None:
+    if program.start: rows.append((_START_NUMBERS[program.start], -1, -1, place)); steps.append(None)
+    for step in program.steps:
+        literals = [-1 if isinstance(a, Program) else a for p, a in zip(step.op.parameters, step.arguments) if not isinstance(p, (Operand, Body))]
+        rows.append((step.op.number, *(literals + [-1, -1])[:2], place))
+        steps.append(step)
+        for k, argument in enumerate(step.arguments):
+            if isinstance(argument, Program): _rows_of(argument, inner_place(place, k), rows, steps)
+
+def to_rows(program: Program) -> tuple[np.ndarray, list[Step | None]]:
+    "A program of any size as int64[n, 4], and the step that each row is."
+    rows, steps = [], []
+    _rows_of(program, 0, rows, steps)
+    return np.array(rows, np.int64).reshape(-1, COLUMNS), steps
 
 def to_array(program: Program) -> np.ndarray:
-    "int16[6, 3]: (number, first argument, second argument) a step, padded with (0, −1, −1). Raises ValueError for a program that does not fit."
-    if len(program.steps) > MAX_STEPS_IN_ARRAY: raise ValueError(f'{program}: more than {MAX_STEPS_IN_ARRAY} steps')
-    array = np.full((MAX_STEPS_IN_ARRAY, 3), -1, np.int16)
-    array[:, 0] = 0
-    for i, step in enumerate(program.steps):
-        if step.programs or not has_array_form(step.op): raise ValueError(f'step {step} of {program} has no array form')
-        array[i, :1 + len(step.arguments)] = step.op.number, *step.arguments
+    "int16[12, 4], padded with (0, −1, −1, 0). Raises ValueError for a program with more rows, and for a colour map, which needs larger numbers."
+    rows, _ = to_rows(program)
+    if len(rows) > MAX_ROWS: raise ValueError(f'{program}: {len(rows)} rows; a program in an array has at most {MAX_ROWS}')
+    if rows.max(initial=0) > np.iinfo(np.int16).max: raise ValueError(f'{program}: a colour map does not fit into an array')
+    array = np.tile(np.array([0, -1, -1, 0], np.int16), (MAX_ROWS, 1))
+    array[:len(rows)] = rows
     return array
 
+class _ArrayReader:
+    "Where the reading of the rows is."
+    def __init__(self, rows: list): self.rows, self.at = rows, 0
+
+    def here(self, place: int) -> bool: return self.at < len(self.rows) and self.rows[self.at][0] != 0 and self.rows[self.at][3] == place
+
+    def chain(self, place: int, depth: int = 0) -> Program:
+        if depth > MAX_NESTING: raise ValueError(f'nested deeper than {MAX_NESTING}')
+        start, steps = '', []
+        while self.here(place):
+            number, *literals, _ = self.rows[self.at]
+            self.at += 1
+            if number > N_OPS - 1 and number < N_WORDS and not steps and not start: start = STARTS[1 + number - N_OPS]
+            elif 0 < number < N_OPS: steps.append(self.step(OPS[number - 1], literals, place, depth))
+            else: raise ValueError(f'row {self.at - 1}: {number} is no operation')
+        return Program(tuple(steps), start)
+
+    def step(self, op: Op, literals: list, place: int, depth: int) -> Step:
+        arguments, literals = [], iter(literals)
+        for k, parameter in enumerate(op.parameters):
+            literal = None if isinstance(parameter, (Operand, Body)) else next(literals)
+            arguments.append(self.chain(inner_place(place, k), depth + 1) if self.here(inner_place(place, k)) else literal)
+        return Step(op, tuple(arguments))
+
 def from_array(array: np.ndarray) -> Program:
-    "The program of a `to_array` array; padding ends it. Raises ValueError for numbers that are no such program."
-    steps = []
-    for number, *arguments in np.asarray(array).tolist():
-        if number == 0: break
-        if not 0 < number < N_OPS or not has_array_form(OPS[number - 1]): raise ValueError(f'{number} is no operation with an array form')
-        op = OPS[number - 1]
-        steps.append(Step(op, tuple(arguments[:len(op.parameters)])))
-    program = Program(tuple(steps))
+    "The program of an array of `to_array` or `to_rows`; padding ends it. Raises ValueError for numbers that are no program."
+    reader = _ArrayReader(np.asarray(array).reshape(-1, COLUMNS).tolist())
+    program = reader.chain(0)
+    if reader.at < len(reader.rows) and reader.rows[reader.at][0] != 0: raise ValueError(f'row {reader.at}: place {reader.rows[reader.at][3]} belongs to no step before it')
     check(program)
     return program
 
@@ -225,7 +264,7 @@ MAX_INSTRUCTIONS = 20_000       # of one run: nested loops could go on for hours
 APPLY, COPY, JUMP, JUMP_UNLESS, JUMP_IF_SAME, START, COUNT, MOVED, OBJECT, PASTE, SCORE, KEEP, PICK = range(13)
 
 class Instruction(NamedTuple):
-    "One row of code. `a_from`, `b_from`: registers that hold computed scalars, −1 for a literal. `loop` counts an iteration, `on_failure` and `jump` are rows."
+    "One row of code. `a_from`, `b_from`: registers that hold computed scalars, −1 for a literal. `loop` counts an iteration, `on_failure` and `jump` are rows, `step` is the row of the program."
     what: int
     source: int = 0
     target: int = 0
@@ -238,9 +277,10 @@ class Instruction(NamedTuple):
     loop: int = 0
     jump: int = -1
     on_failure: int = -1
+    step: int = 0
 
 class Code(NamedTuple):
-    "A compiled program: `rows` int64[n, 12] (the fields of `Instruction`), the step behind each row, the register of the result, and how many registers and loops it uses."
+    "A compiled program: `rows` int64[n, 13] (the fields of `Instruction`), the step behind each row, the register of the result, and how many registers and loops it uses."
     rows: np.ndarray
     steps: tuple[Step | None, ...]
     result: int
@@ -248,130 +288,208 @@ class Code(NamedTuple):
     n_loops: int
 
 # %% ../../nbs/17_program.ipynb #170023
-class _Assembler:
-    def __init__(self): self.rows, self.steps, self.n_registers, self.n_loops = [], [], 1, 0
+_SCALAR_A, _SCALAR_B, _OPERAND, _BODY = range(4)                # what a parameter is, to the assembler
 
-    def emit(self, what: int, step: Step | None = None, **fields) -> int:
-        self.rows.append(Instruction(what, **fields))
-        self.steps.append(step)
-        self.n_registers = max(self.n_registers, 1 + max(self.rows[-1][1:4]))
-        return len(self.rows) - 1
+def _parameter_kinds() -> np.ndarray:
+    "int64[N_OPS, 3]: for each parameter `_SCALAR_A`, `_SCALAR_B`, `_OPERAND` or `_BODY`; −1 for none."
+    kinds = np.full((N_OPS, 3), -1, np.int64)
+    for op in OPS:
+        scalars = iter((_SCALAR_A, _SCALAR_B))
+        kinds[op.number, :len(op.parameters)] = [_OPERAND if isinstance(p, Operand) else _BODY if isinstance(p, Body) else next(scalars) for p in op.parameters]
+    return kinds
 
-    def land(self, *rows: int, field: str = 'jump'):
-        "Let these rows lead to the next instruction."
-        for row in rows: self.rows[row] = self.rows[row]._replace(**{field: len(self.rows)})
+PARAMETER_KINDS = _parameter_kinds()
+FRAME_FIELDS = 16
+_PLACE, _AT, _FREE, _HERE, _NEXT, _STEP, _TARGET, _PHASE, _INNER, _OTHER, _A_FROM, _B_FROM, _FIRST, _SKIP, _END, _LOOP = range(FRAME_FIELDS)
 
-    def failing(self, first: int) -> list[int]:
-        "Rows from `first` on whose failure has no place to go yet."
-        return [row for row in range(first, len(self.rows)) if self.rows[row].on_failure < 0]
+@jit
+def _emit(rows, n, step, what, source, target, other, loop):
+    "Write instruction n of a step and return n + 1."
+    row = rows[n]
+    row[0], row[1], row[2], row[3], row[4], row[5], row[6] = what, source, target, other, 0, 0, 0
+    row[7], row[8], row[9], row[10], row[11], row[12] = -1, -1, loop, -1, -1, step
+    return n + 1
 
-    def loop(self) -> int:
-        self.n_loops += 1
-        return self.n_loops - 1
+@jit
+def _fail_to(rows, first, last, n):
+    "Instructions from `first` up to `last` whose failure has no place to go yet lead to instruction n."
+    for i in range(first, last):
+        if rows[i, 11] < 0: rows[i, 11] = n
 
-    def chain(self, program: Program, at: int, names: dict[str, int], free: int) -> int:
-        "Code for a chain on register `at`, with registers from `free` on at its disposal and in `names` those of what a chain may begin with; returns the register of the result."
-        at = names[program.start] if program.start else at
-        for step in program.steps:
-            target = free + (at == free)
-            if step.op.is_control: getattr(self, '_' + step.op.name)(step, at, target, names, free + 2)
-            else: self.apply(step, at, target, names, free + 2)
-            at = target
-        return at
+@jit
+def _enter(frames, depth, parameter, at, here, next_object, free):
+    "A frame for the program that is argument `parameter` of the step that waits in frame `depth`; returns its number."
+    inside, frame = frames[depth + 1], frames[depth]
+    inside[_PLACE], inside[_AT], inside[_FREE], inside[_HERE], inside[_NEXT], inside[_STEP] = (frame[_PLACE] // 4 + 1) * 4 + parameter, at, free, here, next_object, -1
+    return depth + 1
 
-    def apply(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        scalars, places, other, k = [0, 0], [-1, -1], at, 0
-        for parameter, argument in zip(step.op.parameters, step.arguments):
-            register = self.chain(argument, at, names, free) if isinstance(argument, Program) else -1
-            free = max(free, register + 1)                  # what was computed stays until it is used
-            if isinstance(parameter, Operand): other = register
-            else:
-                scalars[k], places[k] = (0, register) if register >= 0 else (argument, -1)
-                k += 1
-        self.emit(APPLY, step, source=at, target=target, other=other, op=step.op.number, a=scalars[0], b=scalars[1], a_from=places[0], b_from=places[1])
+# %% ../../nbs/17_program.ipynb #170047
+@jit
+def _next_argument(program, p, frame):
+    "The next parameter, from `frame[_PHASE]` on, for which a program stands at row `p`; 3 for none."
+    k = frame[_PHASE]
+    while k < 3 and not (p < len(program) and program[p, 0] > 0 and program[p, 3] == (frame[_PLACE] // 4 + 1) * 4 + k): k += 1
+    return k
+
+@jit
+def _take_argument(frame, kind, register):
+    "Note the register in which the argument is that a step waited for; what was computed stays until it is used."
+    if kind == _OPERAND: frame[_OTHER] = register
+    elif kind == _SCALAR_A: frame[_A_FROM] = register
+    else: frame[_B_FROM] = register
+    frame[_INNER] = max(frame[_INNER], register + 1)
+
+@jit
+def _emit_apply(program, frame, rows, n):
+    step = frame[_STEP]
+    _emit(rows, n, step, APPLY, frame[_AT], frame[_TARGET], frame[_OTHER], 0)
+    rows[n, 4], rows[n, 5], rows[n, 6] = program[step, 0], max(program[step, 1], 0), max(program[step, 2], 0)
+    rows[n, 7], rows[n, 8] = frame[_A_FROM], frame[_B_FROM]
+    return n + 1
 
 # %% ../../nbs/17_program.ipynb #170025
-class _Control(_Assembler):
-    "The patterns; `at` is the value at hand, `target` where the result goes, registers from `free` on may be used. A body begins `here`."
-    def body(self, program: Program, here: int, names: dict[str, int], free: int) -> int: return self.chain(program, here, names | {'here': here}, free)
+_IF, _REPEAT, _MAP, _FILTER, _LARGEST_BY, _SMALLEST_BY, _FOLD, _ERASE = (OP_BY_NAME[name].number for name in ('if', 'repeat', 'map', 'filter', 'largest_by', 'smallest_by', 'fold', 'erase'))
 
-    def _if(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        predicate, then, otherwise = step.arguments
-        first = len(self.rows)
-        skip, failing = self.emit(JUMP_UNLESS, step, source=self.body(predicate, at, names, free)), self.failing(first)
-        self.emit(COPY, step, source=self.body(then, at, names, free), target=target)
-        end = self.emit(JUMP, step)
-        self.land(skip)
-        self.land(*failing, field='on_failure')
-        self.emit(COPY, step, source=self.body(otherwise, at, names, free), target=target)
-        self.land(end)
+@jit
+def _emit_if(frames, depth, rows, n, returned):
+    "One phase of an `if`: before the predicate, before each transform, and at the end. Returns the number of instructions and the frame to go on with; the same frame when the step is done."
+    f = frames[depth]
+    phase, step = f[_PHASE], f[_STEP]
+    f[_PHASE] += 1
+    if phase == 0: f[_FIRST] = n
+    elif phase == 1:
+        f[_SKIP] = n
+        n = _emit(rows, n, step, JUMP_UNLESS, returned, 0, 0, 0)
+    else:
+        n = _emit(rows, n, step, COPY, returned, f[_TARGET], 0, 0)
+        if phase == 3:
+            rows[f[_END], 10] = n
+            return n, depth
+        f[_END] = n
+        n = _emit(rows, n, step, JUMP, 0, 0, 0, 0)
+        rows[f[_SKIP], 10] = n
+        _fail_to(rows, f[_FIRST], f[_SKIP] + 1, n)
+    return n, _enter(frames, depth, phase, f[_AT], f[_AT], f[_NEXT], f[_INNER])
 
-    def _repeat(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        loop = self.loop()
-        self.emit(COPY, step, source=at, target=target)
-        self.emit(START, step, loop=loop)
-        again = len(self.rows)                              # a round that fails leaves `target` as the last one made it
-        result, failing = self.body(step.arguments[0], target, names, free), self.failing(again)
-        stable = self.emit(JUMP_IF_SAME, step, source=result, other=target)
-        self.emit(COPY, step, source=result, target=target)
-        self.emit(COUNT, step, loop=loop, a=MAX_ROUNDS)
-        self.emit(JUMP, step, jump=again)
-        self.land(stable)
-        self.land(*failing, field='on_failure')
+@jit
+def _emit_repeat(frames, depth, rows, n, returned):
+    "Before and after the body of a `repeat`. A round that fails leaves the target as the last one made it."
+    f = frames[depth]
+    step, target = f[_STEP], f[_TARGET]
+    f[_PHASE] += 1
+    if f[_PHASE] == 1:
+        n = _emit(rows, _emit(rows, n, step, COPY, f[_AT], target, 0, 0), step, START, 0, 0, 0, f[_LOOP])
+        f[_FIRST] = n
+        return n, _enter(frames, depth, 0, target, target, f[_NEXT], f[_INNER])
+    stable = n
+    n = _emit(rows, _emit(rows, n, step, JUMP_IF_SAME, returned, 0, target, 0), step, COPY, returned, target, 0, 0)
+    n = _emit(rows, n, step, COUNT, 0, 0, 0, f[_LOOP])
+    rows[n - 1, 5] = MAX_ROUNDS
+    n = _emit(rows, n, step, JUMP, 0, 0, 0, 0)
+    rows[n - 1, 10], rows[stable, 10] = f[_FIRST], n
+    _fail_to(rows, f[_FIRST], stable, n)
+    return n, depth
 
 # %% ../../nbs/17_program.ipynb #170041
-class _Compiler(_Control):
-    "The patterns that go over objects."
-    def each(self, step: Step, at: int, crop: int, body) -> int:
-        "Code that runs `body` (which emits code) on each object of `at`, cropped to register `crop`; returns the loop's number."
-        loop = self.loop()
-        self.emit(START, step, loop=loop)
-        again = self.emit(OBJECT, step, source=at, target=crop, loop=loop)
-        body(loop)
-        self.emit(COUNT, step, loop=loop, a=MAX_OBJECTS)
-        self.emit(JUMP, step, jump=again)
-        self.land(again)
-        return loop
+@jit
+def _begin_each(frames, depth, rows, n):
+    "The head of the loop, and what stands before the body."
+    f = frames[depth]
+    step, op, crop = f[_STEP], f[_OTHER], f[_INNER]
+    if op == _MAP:
+        n = _emit(rows, n, step, APPLY, f[_AT], f[_TARGET], f[_AT], 0)
+        rows[n - 1, 4] = _ERASE
+    n = _emit(rows, n, step, START, 0, 0, 0, f[_LOOP])
+    f[_FIRST] = n
+    n = _emit(rows, n, step, OBJECT, f[_AT], crop, 0, f[_LOOP])
+    f[_SKIP] = n
+    if op == _FOLD: n = _emit(rows, n, step, MOVED, 0, 0, 0, f[_LOOP])            # fails for the first object, whose crop is the start
+    elif op != _MAP: n = _emit(rows, n, step, SCORE, -1, 0, 0, f[_LOOP])
+    if op == _FOLD: return n, _enter(frames, depth, 0, f[_TARGET], f[_TARGET], crop, crop + 1)
+    return n, _enter(frames, depth, 0, crop, crop, f[_NEXT], crop + 1)
 
-    def _map(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        self.emit(APPLY, step, source=at, target=target, other=at, op=OP_BY_NAME['erase'].number)
-        self.each(step, at, free, lambda loop: self.emit(PASTE, step, source=self.body(step.arguments[0], free, names, free + 1), other=at, target=target, loop=loop))
+@jit
+def _end_each(frames, depth, rows, n, returned):
+    "What is done with the result of the body, the way back, and what comes after the last object."
+    f = frames[depth]
+    step, op, loop, target = f[_STEP], f[_OTHER], f[_LOOP], f[_TARGET]
+    if op == _MAP: n = _emit(rows, n, step, PASTE, returned, target, f[_AT], loop)
+    elif op == _FOLD:
+        n = _emit(rows, _emit(rows, n, step, COPY, returned, target, 0, 0), step, JUMP, 0, 0, 0, 0)
+        rows[f[_SKIP], 11], rows[n - 1, 10] = n, n + 1
+        n = _emit(rows, n, step, COPY, f[_INNER], target, 0, 0)
+    else: n = _emit(rows, n, step, SCORE, returned, 0, 0, loop)
+    if op == _FILTER: _fail_to(rows, f[_SKIP], n, n)                              # no answer counts as no
+    n = _emit(rows, _emit(rows, n, step, COUNT, 0, 0, 0, loop), step, JUMP, 0, 0, 0, 0)
+    rows[n - 2, 5], rows[n - 1, 10], rows[f[_FIRST], 10] = MAX_OBJECTS, f[_FIRST], n
+    if op == _FILTER: n = _emit(rows, n, step, KEEP, f[_AT], target, 0, loop)
+    elif op == _LARGEST_BY or op == _SMALLEST_BY:
+        n = _emit(rows, n, step, PICK, f[_AT], target, 0, loop)
+        rows[n - 1, 5] = op == _LARGEST_BY
+    return n, depth
 
-    def _score(self, step: Step, at: int, names: dict[str, int], free: int, may_fail: bool) -> int:
-        "Code that notes for each object what the program gives on its crop; with `may_fail`, 0 where it does not apply."
-        def body(loop):
-            first = self.emit(SCORE, step, source=-1, loop=loop)
-            self.emit(SCORE, step, source=self.body(step.arguments[0], free, names, free + 1), loop=loop)
-            if may_fail: self.land(*self.failing(first), field='on_failure')
-        return self.each(step, at, free, body)
+@jit
+def _emit_each(frames, depth, rows, n, returned):
+    frames[depth, _PHASE] += 1
+    if frames[depth, _PHASE] == 1: return _begin_each(frames, depth, rows, n)
+    return _end_each(frames, depth, rows, n, returned)
 
-    def _filter(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        self.emit(KEEP, step, source=at, target=target, loop=self._score(step, at, names, free, True))
+# %% ../../nbs/17_program.ipynb #170050
+@jit
+def _begin_step(program, p, frame, loops):
+    "The step of row `p` begins to wait for its arguments; returns how many loops there are now."
+    op = program[p, 0]
+    frame[_STEP], frame[_TARGET], frame[_PHASE], frame[_INNER] = p, frame[_FREE] + (frame[_AT] == frame[_FREE]), 0, frame[_FREE] + 2
+    frame[_OTHER], frame[_A_FROM], frame[_B_FROM], frame[_LOOP] = frame[_AT], -1, -1, loops
+    if op == _MAP or op == _FILTER or op == _LARGEST_BY or op == _SMALLEST_BY or op == _FOLD: frame[_OTHER] = op
+    elif op != _REPEAT: return loops
+    return loops + 1
 
-    def _largest_by(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, names, free, False), a=1)
+@jit
+def assemble_rows(program, kinds, rows, frames):
+    """Write the code of `program` (int64[m, 4], the rows of a well-typed program) to `rows` (int64[≥ 9·m, 13]); returns the number of instructions, the register of the result, the numbers of registers and of loops.
 
-    def _smallest_by(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        self.emit(PICK, step, source=at, target=target, loop=self._score(step, at, names, free, False), a=0)
-
-    def _fold(self, step: Step, at: int, target: int, names: dict[str, int], free: int):
-        def body(loop):
-            skip = self.emit(MOVED, step, loop=loop)        # fails for the first object, whose crop is the start
-            self.emit(COPY, step, source=self.body(step.arguments[0], target, names | {'next': free}, free + 1), target=target)
-            end = self.emit(JUMP, step)
-            self.land(skip, field='on_failure')
-            self.emit(COPY, step, source=free, target=target)
-            self.land(end)
-        self.each(step, at, free, body)
+    `kinds` are `PARAMETER_KINDS`, `frames` int64[≥ depth of nesting + 1, 16] is room to work in."""
+    depth, p, n, loops, returned = 0, 0, 0, 0, -1
+    frames[0, _PLACE], frames[0, _AT], frames[0, _FREE], frames[0, _HERE], frames[0, _NEXT], frames[0, _STEP] = 0, 0, 1, 0, 0, -1
+    while True:
+        f = frames[depth]
+        if f[_STEP] < 0:
+            there = p < len(program) and program[p, 0] > 0 and program[p, 3] == f[_PLACE]
+            if there and program[p, 0] >= N_OPS: f[_AT] = 0 if program[p, 0] == N_OPS else f[_HERE] if program[p, 0] == N_OPS + 1 else f[_NEXT]
+            elif there: loops = _begin_step(program, p, f, loops)
+            elif depth == 0: break
+            else: returned, depth = f[_AT], depth - 1
+            p += there
+            continue
+        op, before = program[f[_STEP], 0], depth
+        if op == _IF: n, depth = _emit_if(frames, depth, rows, n, returned)
+        elif op == _REPEAT: n, depth = _emit_repeat(frames, depth, rows, n, returned)
+        elif kinds[op, 0] == _BODY: n, depth = _emit_each(frames, depth, rows, n, returned)
+        else:
+            if returned >= 0:
+                _take_argument(f, kinds[op, f[_PHASE]], returned)
+                f[_PHASE] += 1
+            f[_PHASE] = _next_argument(program, p, f)
+            if f[_PHASE] < 3: depth = _enter(frames, depth, f[_PHASE], f[_AT], f[_HERE], f[_NEXT], f[_INNER])
+            else: n = _emit_apply(program, f, rows, n)
+        returned = -1
+        if depth == before: f[_AT], f[_STEP] = f[_TARGET], -1
+    registers = 1
+    for i in range(n): registers = max(registers, 1 + rows[i, 1], 1 + rows[i, 2], 1 + rows[i, 3])
+    return n, frames[0, _AT], registers + 1, max(loops, 1)
 
 # %% ../../nbs/17_program.ipynb #170042
+INSTRUCTIONS_A_ROW = 9           # at most, of one row of a program
+
 @lru_cache(maxsize=4096)
 def assemble(program: Program) -> Code:
     "The machine code of a program. Raises ValueError for one that `check` refuses."
     check(program)
-    assembler = _Compiler()
-    result = assembler.chain(program, 0, {'input': 0}, 1)
-    return Code(np.array(assembler.rows, np.int64).reshape(-1, len(Instruction._fields)), tuple(assembler.steps), result, assembler.n_registers + 1, max(assembler.n_loops, 1))
+    program_rows, steps = to_rows(program)
+    rows = np.empty((INSTRUCTIONS_A_ROW * len(program_rows) + 1, len(Instruction._fields)), np.int64)
+    n, result, n_registers, n_loops = assemble_rows(program_rows, PARAMETER_KINDS, rows, np.empty((MAX_NESTING + 2, FRAME_FIELDS), np.int64))
+    return Code(rows[:n].copy(), tuple(steps[i] for i in rows[:n, 12]), result, n_registers, n_loops)
 
 # %% ../../nbs/17_program.ipynb #170026
 _PICK, _CROP = OP_BY_NAME['pick_nth'].number, OP_BY_NAME['crop'].number
