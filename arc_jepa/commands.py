@@ -16,8 +16,8 @@ import typer
 from . import __version__
 
 # %% auto #0
-__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'main', 'pilot', 'generate', 'train',
-           'probe', 'solve', 'evaluate', 'Benchmark', 'bench']
+__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'main', 'pilot', 'generate', 'triples',
+           'train', 'probe', 'solve', 'evaluate', 'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond; beside another busy process that made training several times slower. A short spin costs 12 % on an idle
@@ -52,11 +52,16 @@ def _clear_errors():
         typer.echo('arc-jepa: stopped', err=True)
         raise typer.Exit(130) from None
 
-def _stop_on_sigterm() -> None:
+def _check_output(output: Path) -> None:
+    "Raises ValueError for a file that cannot be written, before the work."
+    place = next(p for p in output.absolute().parents if p.exists())
+    if output.is_dir() or not place.is_dir() or not os.access(place, os.W_OK): raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a file')
+
+def _stop_on_sigterm(then: str = 'the same command goes on with the first stage that is not finished') -> None:
     "SIGTERM ends the process with 143, after `finally` blocks have run."
     import signal
     def stop(number, frame):
-        typer.echo('arc-jepa: stopped by SIGTERM; the same command goes on with the first stage that is not finished', err=True)
+        typer.echo(f'arc-jepa: stopped by SIGTERM; {then}', err=True)
         raise SystemExit(143)
     signal.signal(signal.SIGTERM, stop)
 
@@ -74,17 +79,33 @@ def pilot(overrides: Overrides = None, config: ConfigName = 'pilot', output: Ann
         report = Pilot(settings, output).run(fresh)
         typer.echo(f'\nreport: {report}')
 
-@app.command(epilog='Example: `arc-jepa generate --config pilot_curriculum --output artifacts/data/pilot_curriculum seed=1`')
+@app.command(epilog='Example: `arc-jepa generate --config pilot_curriculum --output artifacts/data/pilot_curriculum --workers 2 seed=1`')
 def generate(overrides: Overrides = None, config: ConfigName = 'pilot_curriculum',
-             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Directory to write; artifacts/data/NAME if left out.')] = None, as_json: AsJson = False) -> None:
+             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Directory to write; artifacts/data/NAME if left out. A data set that is there is moved to previous/ in it.')] = None,
+             start: Annotated[int, typer.Option('--start', min=0, help='First position of the manifest to write.')] = 0, count: Annotated[Optional[int], typer.Option('--count', min=1, help='How many positions to write; all behind --start if left out.')] = None,
+             workers: Annotated[int, typer.Option('--workers', min=1, help='Threads; the bytes are the same for any number.')] = 1,
+             resume: Annotated[bool, typer.Option('--resume', help='Go on with an unfinished run of the same settings.')] = False, as_json: AsJson = False) -> None:
     "Write a curriculum of synthetic tasks: manifest.jsonl, heldout.jsonl, summary.json."
     with _clear_errors():
+        _stop_on_sigterm('what is written is whole; --resume goes on')
         from arc_jepa.config import load_config
-        from arc_jepa.generate.generator import GenerateConfig, generate as write
+        from arc_jepa.generate.corpus import generate as write
+        from arc_jepa.generate.generator import GenerateConfig
         settings = load_config(GenerateConfig, config, overrides or [])
         directory = output or Path('artifacts/data')/settings.name
-        summary = write(settings, directory)
+        summary = write(settings, directory, start, count, workers, resume)
         typer.echo(json.dumps(summary) if as_json else f'{summary["total_tasks"]:,} tasks, lengths {summary["program_length_histogram"]}, {summary["cpu_seconds"]} CPU-s: {directory}/manifest.jsonl')
+
+@app.command(epilog='Example: `arc-jepa triples --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/data/triples.jsonl`')
+def triples(manifest: Annotated[Path, typer.Option('--manifest', '-m', help='Manifest of generated tasks.')], output: Annotated[Path, typer.Option('--output', '-o', help='JSON Lines file to write.')],
+            counterfactuals: Annotated[int, typer.Option('--counterfactuals', '-k', min=0, help='Other programs and their outputs for each input.')] = 4,
+            seed: Annotated[int, typer.Option('--seed', min=0, help='Of the counterfactuals.')] = 0, as_json: AsJson = False) -> None:
+    "Write (input, program, output) of every pair of a manifest, with what other programs make of the same input."
+    with _clear_errors():
+        _check_output(output)
+        from arc_jepa.generate.corpus import write_triples
+        counted = write_triples(manifest, output, counterfactuals, seed)
+        typer.echo(json.dumps(counted) if as_json else f'{counted["triples"]:,} triples of {counted["tasks"]:,} tasks ({counted["without_program"]} without a program, {counted["too_few_counterfactuals"]} with too few counterfactuals), {counted["cpu_seconds"]} CPU-s: {output}')
 
 @app.command(epilog='Example: `arc-jepa train --config jepa_tiny --output artifacts/jepa/tiny training.epochs=2`')
 def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Run directory; artifacts/jepa/CONFIG if left out.')] = None,
@@ -152,8 +173,7 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
              limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None, as_json: AsJson = False) -> None:
     "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets."
     with _clear_errors():
-        if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
-            raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a JSON file')
+        if output: _check_output(output)
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.evaluation import evaluate as run

@@ -137,17 +137,19 @@ class PilotWork:
     def compile(self) -> None:
         "Call each large compiled function once on something small."
         from arc_jepa.datasets import load_tasks
-        from arc_jepa.generate.generator import sample_arrays, sample_batch
+        from arc_jepa.generate.generator import sample_batch, sample_phase
         from arc_jepa.jepa.models import Jepa
         from arc_jepa.solve.search import warm_up
         warm_up()
         sample_batch(None, 0, 0, 2, counterfactuals=1)
-        sample_arrays(self.curriculum, next(iter(self.curriculum.phases)), 0, 2)
+        sample_phase(self.curriculum, next(iter(self.curriculum.task_schedule)), 0, 2)
         Jepa.untrained().rule([load_tasks('arc1/training')[0].demonstrations])
 
-    def generate(self) -> None:
-        from arc_jepa.generate.generator import generate
-        generate(self.curriculum, self.run_dir/'data', self.progress)
+    def generate(self, anew: bool) -> None:
+        "Generate, or go on; `anew`: another curriculum. Data that is complete but was found damaged is made again."
+        from arc_jepa.generate.corpus import generate
+        directory = self.run_dir/'data'
+        generate(self.curriculum, directory, workers=min(os.cpu_count() or 1, 4), resume=not anew and (directory/'progress.json').exists(), progress=self.progress)
 
     def train(self, anew: bool) -> None:
         "Train, or go on; `anew`: it is another network, and the old one is kept beside it."
@@ -197,7 +199,7 @@ class Pilot:
         data, training = (stage_key(config_hash(settings), op_table_hash()) for settings in (work.curriculum, work.training))
         solving = stage_key(data, training, config.max_nodes, config.tasks_a_set)
         stages = [Stage('compile', 'compiling what is fast (once a machine)', '', '', work.compile),
-                  Stage('generate', f'generating {sum(p.count for p in work.curriculum.phases.values()):,} tasks', data, 'data/summary.json', work.generate),
+                  Stage('generate', f'generating {work.curriculum.total:,} tasks', data, 'data/summary.json', lambda: work.generate(self.record.moved_on('generate', data))),
                   Stage('train', f'training the JEPA, {work.training.steps:,} steps', training, 'jepa/metrics.json', lambda: work.train(self.record.moved_on('train', training))),
                   Stage('probe', 'measuring what it learned', stage_key(training, config.probe_tasks), 'retrieval.json', work.probe)]
         for name in ['synthetic'] + config.sets:

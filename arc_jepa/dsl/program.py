@@ -22,7 +22,7 @@ from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, 
 __all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_ROWS', 'COLUMNS', 'ARRAY_SHAPE', 'N_WORDS', 'MAX_ROUNDS',
            'MAX_INSTRUCTIONS', 'APPLY', 'COPY', 'JUMP', 'JUMP_UNLESS', 'JUMP_IF_SAME', 'START', 'COUNT', 'MOVED',
            'OBJECT', 'PASTE', 'SCORE', 'KEEP', 'PICK', 'PARAMETER_KINDS', 'FRAME_FIELDS', 'INSTRUCTIONS_A_ROW', 'Step',
-           'Program', 'ProgramError', 'parse', 'check', 'inner_place', 'to_rows', 'to_array', 'from_array',
+           'Program', 'ProgramError', 'parse', 'check', 'inner_place', 'to_rows', 'to_array', 'from_array', 'n_steps',
            'Instruction', 'Code', 'assemble_rows', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value',
            'as_program', 'run_program', 'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation',
            'explain', 'load_library']
@@ -256,6 +256,10 @@ def from_array(array: np.ndarray) -> Program:
     if reader.at < len(reader.rows) and reader.rows[reader.at][0] != 0: raise ValueError(f'row {reader.at}: place {reader.rows[reader.at][3]} belongs to no step before it')
     check(program)
     return program
+def n_steps(programs: np.ndarray) -> np.ndarray:
+    "How many steps programs in array form (…×12×4) have, those of programs in arguments included."
+    numbers = np.asarray(programs)[..., 0]
+    return ((numbers > 0) & (numbers < N_OPS)).sum(-1)
 
 # %% ../../nbs/17_program.ipynb #170021
 MAX_ROUNDS = 40                 # of one `repeat`

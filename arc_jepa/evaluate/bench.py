@@ -189,20 +189,33 @@ def bench_search(programs: int = 50_000, every: int = 20, repeats: int = 3) -> d
 ANCHORS = {'icecuber, C++ (program-steps)': 75_000, 'Python enumerator (programs)': 6_400}
 
 # %% ../../nbs/54_bench.ipynb #540025
-def bench_generate(tasks: int = 2_000, written: int = 500, repeats: int = 5) -> dict:
-    """Four-pair tasks in a CPU-second: `tasks_per_cpu_s` sampled with the atomic curriculum (one step), `curriculum_tasks_per_cpu_s` with the training curriculum (one to four steps), both in memory;
-    `written_tasks_per_cpu_s` through `generate`, manifest and summary included."""
+def bench_generate(tasks: int = 2_000, written: int = 50_000, repeats: int = 5) -> dict:
+    """Tasks in a CPU-second: `tasks_per_cpu_s`, four pairs with one step (the atomic phase), and `curriculum_tasks_per_cpu_s`, four pairs with the training curriculum, both in memory with all rejections and content keys;
+    `written_tasks_per_cpu_s` the training curriculum through `generate`, manifest and summary included, `written` tasks once. Of that manifest: `index_s`, to open it for the first time, `open_s`, to open it again; `peak_mb` is what the whole process took."""
     import tempfile
-    from arc_jepa.generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, generate, sample_arrays, sample_batch
-    atomic = GenerateConfig(phases={'phase_i': PhaseConfig(count=written)})
+    from arc_jepa.content import content_keys
+    from arc_jepa.datasets import load_tasks
+    from arc_jepa.generate.corpus import generate
+    from arc_jepa.generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, sample_batch
     calls = iter(range(10 ** 9))
-    def sample_atomic(): sample_arrays(atomic, 'phase_i', next(calls) * tasks, tasks, pairs=4); return tasks
-    def sample_curriculum(): sample_batch(TRAINING_CURRICULUM, 0, next(calls), tasks); return tasks
-    def write():
-        with tempfile.TemporaryDirectory() as directory: return generate(atomic, directory, progress=False)['total_tasks']
-    sampled, mixed, whole = rates(sample_atomic, repeats), rates(sample_curriculum, repeats), rates(write, min(repeats, 3))
-    return {'tasks_per_cpu_s': sampled['median'], 'range': [sampled['min'], sampled['max']], 'curriculum_tasks_per_cpu_s': mixed['median'], 'curriculum_range': [mixed['min'], mixed['max']],
-            'written_tasks_per_cpu_s': whole['median'], 'written_range': [whole['min'], whole['max']], 'pairs': 4, 'repeats': repeats}
+    def sample(config):
+        batch = sample_batch(config, 0, next(calls), tasks)
+        content_keys(batch.grids, np.full(tasks, 4), np.ones(tasks, np.int64))
+        return tasks
+    def clock(work):
+        start = time.perf_counter()
+        return work(), time.perf_counter() - start
+    atomic = GenerateConfig(task_schedule={'atomic': PhaseConfig()})
+    sampled, mixed = rates(lambda: sample(atomic), repeats), rates(lambda: sample(TRAINING_CURRICULUM), repeats)
+    share = written / TRAINING_CURRICULUM.total
+    larger = TRAINING_CURRICULUM.model_copy(update={'held_out': 0, 'task_schedule': {name: p.model_copy(update={'count': int(p.count * share)}) for name, p in TRAINING_CURRICULUM.task_schedule.items()}})
+    with tempfile.TemporaryDirectory() as directory:
+        summary = generate(larger, directory, progress=False)
+        _, index_s = clock(lambda: load_tasks(f'{directory}/manifest.jsonl')[0])
+        _, open_s = clock(lambda: load_tasks(f'{directory}/manifest.jsonl')[-1])
+    return {'tasks_per_cpu_s': sampled['median'], 'range': [sampled['min'], sampled['max']], 'curriculum_tasks_per_cpu_s': mixed['median'], 'curriculum_range': [mixed['min'], mixed['max']], 'pairs': 4, 'repeats': repeats,
+            'written_tasks': summary['total_tasks'], 'written_tasks_per_cpu_s': summary['total_tasks'] / summary['cpu_seconds'], 'written_mb': summary['manifest_bytes'] / 2 ** 20, 'index_s': index_s, 'open_s': open_s,
+            'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 # %% ../../nbs/54_bench.ipynb #540029
 def bench_train(steps: int = 4, repeats: int = 3, config=None) -> dict:

@@ -17,7 +17,7 @@ import numpy as np
 from ..config import write_atomic
 from ..grid import Task
 from ..dsl.program import Failure, run_program
-from ..generate.generator import TRAINING_CURRICULUM, sample_arrays
+from ..generate.generator import sample_batch
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..dsl.types import VALUE_BYTES, to_python
 from ..solve.guidance import Guidance
@@ -32,9 +32,9 @@ __all__ = ['behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_dista
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
 def _fresh_scenes() -> tuple[np.ndarray, ...]:
-    "Twenty scenes, two of each family, from a seed that nothing else uses."
+    "Twenty scenes of different families, from a seed that nothing else uses."
     state, value, scenes = np.zeros(1, np.uint64), np.zeros(VALUE_BYTES, np.uint8), []
-    for i in range(2 * len(FAMILIES)):
+    for i in range(20):
         seed_state(state, 0x5CE4E5, i)
         draw_scene(state, i % len(FAMILIES), 6, 12, np.random.default_rng(i).permutation(np.arange(1, 10)).astype(np.int64), 4, value)
         scenes.append(to_python(value))
@@ -49,7 +49,7 @@ def behaviour(program) -> tuple | None:
 @lru_cache(maxsize=1)
 def known_behaviours() -> frozenset:
     "Behaviours of a sample of the rules that training tasks are made of."
-    programs = np.concatenate([sample_arrays(TRAINING_CURRICULUM, phase, 0, 2000)[1] for phase in TRAINING_CURRICULUM.phases])
+    programs = sample_batch(None, 1_000_000, 1, 6000, pairs=2).programs
     return frozenset(behaviour(program) for program in np.unique(programs.reshape(len(programs), -1), axis=0).reshape(-1, *programs.shape[1:]))
 
 def novelty_rate(solutions: Sequence[Solution]) -> float:

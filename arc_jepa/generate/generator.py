@@ -4,187 +4,204 @@
 
 # %% ../../nbs/20_generator.ipynb #190003
 from __future__ import annotations
-import hashlib, json, time
-from collections import Counter
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Iterator, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
-from ..compiled import call_kernel, jit, pointer
-from ..config import Config, config_hash, did_you_mean, load_config, save_config, write_atomic
-from ..datasets import content_key, write_manifest
-from ..grid import PackedGrids, Pair, Task
-from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
-from ..dsl.program import MAX_STEPS_IN_ARRAY, Program, from_array, has_array_form
-from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, hash_words, same_value, value_bytes
-from .scenes import FAMILIES, between, draw, draw_scene, seed_state
+from pydantic import BeforeValidator, Field, model_validator
+from ..compiled import jit
+from ..config import Config, did_you_mean, load_config
+from ..grid import PackedGrids, Pair
+from ..dsl.ops import N_OPS
+from ..dsl.program import ARRAY_SHAPE, COLUMNS, MAX_ROWS
+from ..dsl.types import GRID, HEADER, VALUE_BYTES, hash_words, same_value, value_bytes
+from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_one_step,
+                                     one_step, parts_that_matter, reduce_rule, rule_table, run_code, well_typed, workshop)
+from .scenes import between, draw, draw_family, draw_scene, seed_state
 
 # %% auto #0
-__all__ = ['MAX_PAIRS', 'TRAINING_CURRICULUM', 'GridConfig', 'PhaseConfig', 'GenerateConfig', 'RuleTable', 'rule_table',
-           'sample_rule', 'Workshop', 'workshop', 'run_rule', 'every_step_matters', 'sample_pairs', 'Grids', 'room_for',
-           'Order', 'sample_tasks', 'stream', 'sample_arrays', 'rule_trace', 'iterate_tasks', 'generate', 'Others',
-           'sample_counterfactuals', 'Mixture', 'sample_training', 'TaskBatch', 'sample_batch']
+__all__ = ['MAX_PAIRS', 'DEFAULT_LENGTHS', 'REJECTIONS', 'TRAINING_CURRICULUM', 'GridConfig', 'ColourConfig', 'ProgramConfig',
+           'GeneratorConfig', 'PhaseConfig', 'GenerateConfig', 'Mixture', 'phase_table', 'check_curriculum',
+           'mixture_of', 'Order', 'sample_scenes', 'sample_pairs', 'Others', 'sample_counterfactuals', 'Grids',
+           'room_for', 'Answer', 'sample_tasks', 'stream', 'Sample', 'sample_phase', 'TaskBatch', 'sample_batch',
+           'counterfactuals_of']
 
 # %% ../../nbs/20_generator.ipynb #190005
 MAX_PAIRS = 8        # of one task, demonstrations and tests: what the compiled loops have room for
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Length = Annotated[int, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]      # keys of JSON are text
 
 class GridConfig(Config):
-    "Sides of the scenes, in cells."
-    min_size: int = Field(4, ge=2, le=30)
-    max_size: int = Field(16, ge=3, le=30)
+    "Sides of the inputs, in cells."
+    min_size: int = Field(3, ge=2, le=40)
+    max_size: int = Field(16, ge=3, le=40)
 
     @model_validator(mode='after')
     def _in_order(self):
         if self.min_size > self.max_size: raise ValueError(f'min_size is {self.min_size}, more than max_size, {self.max_size}')
         return self
 
+class ColourConfig(Config):
+    "How many colours besides black the inputs of a task are drawn with; those that the rule names are among them."
+    fewest: int = Field(2, ge=1, le=9)
+    most: int = Field(6, ge=1, le=9)
+
+    @model_validator(mode='after')
+    def _in_order(self):
+        if self.fewest > self.most: raise ValueError(f'fewest is {self.fewest}, more than most, {self.most}')
+        return self
+
+class ProgramConfig(Config):
+    "How long the rules are."
+    length_schedule: dict[str, dict[_Length, _Weight]] = Field({}, description='weights of lengths, for all phases ({1: 0.3, 2: 0.7}) or by phase or kind ({phase_i: {1: 1.0}}); they need not sum to 1')
+    max_depth: int = Field(MAX_LENGTH, ge=1, le=MAX_LENGTH, description='steps on the longest way through a rule; longer ones are left out')
+
+    @model_validator(mode='before')
+    @classmethod
+    def _for_all(cls, data):
+        schedule = data.get('length_schedule') if isinstance(data, dict) else None
+        if isinstance(schedule, dict) and schedule and not any(isinstance(weights, dict) for weights in schedule.values()): return {**data, 'length_schedule': {'all': schedule}}
+        return data
+
+class GeneratorConfig(Config):
+    "Which operations and compositions (two operations in a row, as in `objects8 | pick_max`) occur."
+    allowed_primitives: list[str] | None = Field(None, description='operations that may occur; all if left out')
+    held_out_primitives: list[str] = Field([], description='operations that may not')
+    required_primitives: list[str] = Field([], description='each rule has one of these')
+    held_out_compositions: list[str] = []
+    required_compositions: list[str] = Field([], description='each rule has one of these')
+    op_weights: dict[str, _Weight] = Field({}, description='relative weight of single operations (1 if left out, 0 holds one out)')
+
 class PhaseConfig(Config):
     "One phase of the curriculum."
     count: int = Field(1000, ge=0, description='tasks of this phase')
-    lengths: dict[int, float] = Field({1: 1.0}, description='weight of each program length (1-6 steps)')
-    primitives: list[str] | None = Field(None, description='operations that may occur; all if left out')
+    kind: Kind | None = Field(None, description='kind of rule; left out: what the phase is called, or sequential')
+    primitives: list[str] | None = Field(None, description='operations that may occur in this phase; those of `generator` if left out')
+
+# %% ../../nbs/20_generator.ipynb #200001
+DEFAULT_LENGTHS = {'atomic': {1: 1.0}, 'sequential': {2: 0.5, 3: 0.35, 4: 0.15}, 'conditional': {4: 0.6, 5: 0.4}, 'recursive': {2: 0.4, 3: 0.4, 4: 0.2}, 'meta_rule': {2: 0.2, 3: 0.4, 4: 0.3, 5: 0.1}}
 
 class GenerateConfig(Config):
     "A curriculum: what `arc-jepa generate` and training draw their tasks from."
     name: str = 'curriculum'
     seed: int = Field(0, ge=0, lt=1 << 31)
     demonstrations: tuple[int, int] = Field((3, 5), description='fewest and most demonstration pairs')
-    tests: int = Field(1, ge=1, le=2)
+    tests: tuple[int, int] = Field((1, 1), description='fewest and most test pairs')
     grid: GridConfig = GridConfig()
-    phases: dict[str, PhaseConfig] = Field(default_factory=lambda: {'phase_i': PhaseConfig()})
+    colours: ColourConfig = ColourConfig()
+    program: ProgramConfig = ProgramConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    task_schedule: dict[str, PhaseConfig] = Field(default_factory=lambda: {'atomic': PhaseConfig()}, min_length=1)
     held_out: int = Field(0, ge=0, description='tasks for `heldout.jsonl`, spread over the phases; none of them is in the manifest')
-    op_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field({}, description='relative weight of single operations (1 if left out, 0 holds one out)')
 
     @model_validator(mode='after')
     def _pairs(self):
-        fewest, most = self.demonstrations
+        (fewest, most), (first, last) = self.demonstrations, self.tests
         if not 1 <= fewest <= most <= MAX_PAIRS - 2: raise ValueError(f'demonstrations is {fewest}, {most}: fewest and most, between 1 and {MAX_PAIRS - 2}')
+        if not 1 <= first <= last <= 2: raise ValueError(f'tests is {first}, {last}: fewest and most, 1 or 2')
         return self
 
-# %% ../../nbs/20_generator.ipynb #190007
-_GENERATED = [op for op in OPS if has_array_form(op)]
+    @model_validator(mode='after')
+    def _schedules(self):
+        for name in self.program.length_schedule:
+            known = ['all', *self.task_schedule, *KINDS]
+            if name not in known: raise ValueError(f'program.length_schedule.{name}: no phase and no kind of that name{did_you_mean(name, known)} (phases: {", ".join(self.task_schedule)}; kinds: {", ".join(KINDS)})')
+        return self
 
-class RuleTable(NamedTuple):
-    "Arrays over operations: types as bit sets and numbers, searched argument values, weights; and reachability."
-    takes: np.ndarray      # int64[N_OPS]: bit t set when type t is accepted
-    gives: np.ndarray      # uint8[N_OPS]
-    n_values: np.ndarray   # int64[N_OPS, 2]: number of searched values an argument, 0 = no such argument
-    values: np.ndarray     # int64[N_OPS, 2, 16]
-    is_colour: np.ndarray  # uint8[N_OPS, 2]
-    weights: np.ndarray    # float64[N_OPS]
-    reach: np.ndarray      # uint8[len(Type) + 1, 8]
+    @property
+    def total(self) -> int: return sum(phase.count for phase in self.task_schedule.values())
 
-def rule_table(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, float], ...] = ()) -> RuleTable:
-    "The table for the operations in `primitives` (all if None). Raises ValueError for a name that does not exist, with a suggestion."
-    for name in list(primitives or ()) + [n for n, _ in weights]:
-        if name not in OP_BY_NAME: raise ValueError(f'no operation {name!r}{did_you_mean(name, OP_BY_NAME)}')
-    takes, gives, weight = np.zeros(N_OPS, np.int64), np.zeros(N_OPS, np.uint8), np.zeros(N_OPS)
-    n_values, values, is_colour = np.zeros((N_OPS, 2), np.int64), np.zeros((N_OPS, 2, 16), np.int64), np.zeros((N_OPS, 2), np.uint8)
-    for op in _GENERATED:
-        takes[op.number], gives[op.number] = sum(1 << t for t in op.takes), op.gives
-        weight[op.number] = dict(weights).get(op.name, 1.0) if primitives is None or op.name in primitives else 0.0
-        for i, parameter in enumerate(op.parameters):
-            n_values[op.number, i], is_colour[op.number, i] = len(parameter.searched), parameter.kind == 'colour'
-            values[op.number, i, :len(parameter.searched)] = parameter.searched
-    reach = np.zeros((len(Type) + 1, 8), np.uint8)
-    reach[GRID, 0] = 1
-    for n in range(1, 8):
-        for op in _GENERATED:
-            if weight[op.number] and reach[op.gives, n - 1]: reach[list(op.takes), n] = 1
-    return RuleTable(takes, gives, n_values, values, is_colour, weight, reach)
+    def kind_of(self, phase: str) -> Kind:
+        "The kind of rule of a phase."
+        return self.task_schedule[phase].kind or (phase if phase in KINDS else 'sequential')
 
-# %% ../../nbs/20_generator.ipynb #190010
-@jit
-def sample_rule(state, length, table, rule):
-    "Write `length` steps of `table`'s operations (number, argument, argument) to `rule` (int64[6, 3], −1 = no argument); False if the table allows none."
-    kind = GRID
-    takes, gives, n_values, values, weights, reach = table.takes, table.gives, table.n_values, table.values, table.weights, table.reach
-    for i in range(MAX_STEPS_IN_ARRAY): rule[i, 0], rule[i, 1], rule[i, 2] = 0, -1, -1
-    for i in range(length):
-        total = 0.0
-        for op in range(len(takes)):
-            if (takes[op] >> kind) & 1 and reach[gives[op], length - 1 - i]: total += weights[op]
-        if total <= 0: return False
-        point = total * (draw(state, 1 << 30) / (1 << 30))
-        for op in range(len(takes)):
-            if not ((takes[op] >> kind) & 1 and reach[gives[op], length - 1 - i]): continue
-            point -= weights[op]
-            if point < 0:
-                rule[i, 0] = op
-                break
-        chosen = rule[i, 0]
-        if chosen == 0: return False
-        for j in range(2):
-            if n_values[chosen, j]: rule[i, 1 + j] = values[chosen, j, draw(state, n_values[chosen, j])]
-        kind = np.int64(gives[chosen])
-    return True
+    def lengths_of(self, phase: str) -> dict[int, float]:
+        "Shares of lengths of a phase, summing to 1. Raises ValueError with the config key for lengths that its kind cannot have."
+        kind, schedule = self.kind_of(phase), self.program.length_schedule
+        key = next((name for name in (phase, kind, 'all') if name in schedule), None)
+        weights = {n: w for n, w in (schedule[key] if key else DEFAULT_LENGTHS[kind]).items() if w}
+        where = f'program.length_schedule{"." + key if key and key != "all" else ""}'
+        if not weights: raise ValueError(f'{where}: all weights are zero')
+        low, high = SHORTEST[kind], 1 if kind == 'atomic' else MAX_LENGTH
+        for n in weights:
+            if not low <= n <= high: raise ValueError(f'{where}: {n} is no length of {kind} rules (phase {phase}); they have {low} to {high} steps' if high > low else f'{where}: {n} is no length of {kind} rules (phase {phase}); they have one step')
+        return {n: w / sum(weights.values()) for n, w in weights.items()}
 
-# %% ../../nbs/20_generator.ipynb #190013
-class Workshop(NamedTuple):
-    "What compiled code needs to run rules: addresses of the operations, two values in turn, memory for one operation."
-    addresses: np.ndarray  # int64[N_OPS]
-    buffers: np.ndarray    # uint8[2, VALUE_BYTES]
-    work: np.ndarray       # uint8[WORK_BYTES]
+# %% ../../nbs/20_generator.ipynb #190034
+class Mixture(NamedTuple):
+    "Phases for compiled code; the arrays of `RuleTable` that differ have a row for each. `share` is cumulative over phases, `lengths` over lengths."
+    share: np.ndarray      # float64[phases + 1]
+    lengths: np.ndarray    # float64[phases, MAX_LENGTH + 1]
+    flat: np.ndarray
+    structure: np.ndarray
+    needs: np.ndarray
+    reach: np.ndarray
+    table: RuleTable
 
-def workshop() -> Workshop: return Workshop(op_addresses(), np.zeros((2, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8))
+@lru_cache(maxsize=64)
+def _choice(kind: Kind, primitives: tuple[str, ...] | None, generator: str, max_depth: int) -> Choice:
+    rules = GeneratorConfig.model_validate_json(generator)
+    allowed = primitives if primitives is not None else tuple(rules.allowed_primitives) if rules.allowed_primitives is not None else None
+    return Choice(kind, allowed, tuple(rules.held_out_primitives), tuple(rules.required_primitives), tuple(rules.held_out_compositions), tuple(rules.required_compositions), tuple(sorted(rules.op_weights.items())), max_depth)
+
+def phase_table(config: GenerateConfig, phase: str) -> RuleTable:
+    "The rule table of a phase. Raises ValueError with the config key for names that do not exist."
+    settings = config.task_schedule[phase]
+    try: return rule_table(_choice(config.kind_of(phase), None if settings.primitives is None else tuple(settings.primitives), config.generator.model_dump_json(), config.program.max_depth))
+    except ValueError as error: raise ValueError(f'{"task_schedule." + phase + ".primitives" if settings.primitives is not None else "generator"}: {error}') from None
 
 @jit
-def run_rule(shop, rule, skip, source):
-    """Run the steps of `rule` but number `skip` (−1: all) on the value at `source`; returns the row of `shop.buffers` that holds the result, or −1.
+def _can_draw(table, frames, length, tries):
+    "Is there a rule of this length among so many tries?"
+    state, rule = np.zeros(1, np.uint64), np.zeros((MAX_ROWS, COLUMNS), np.int64)
+    for i in range(tries):
+        seed_state(state, 77, i)
+        if draw_rule(state, length, table, frames, rule): return True
+    return False
 
-    With `skip` −1 a step that changes nothing is a failure too."""
-    at, buffers = -1, shop.buffers
-    for i in range(MAX_STEPS_IN_ARRAY):
-        if rule[i, 0] == 0: break
-        if i == skip: continue
-        to = 0 if at == 1 else 1
-        value = source if at < 0 else buffers[at]
-        status = call_kernel(shop.addresses[rule[i, 0]], pointer(value, 0), pointer(value, 0), pointer(buffers[to], 0), pointer(shop.work, 0), max(rule[i, 1], 0), max(rule[i, 2], 0))
-        if status != OK: return -1
-        if skip < 0 and same_value(value, buffers[to]): return -1
-        at = to
-    return at
+def check_curriculum(config: GenerateConfig) -> None:
+    "Raises ValueError, with the config key, for a curriculum that names what does not exist or asks for rules that there are none of."
+    shop = workshop()
+    for phase in config.task_schedule:
+        table = phase_table(config, phase)
+        for length in config.lengths_of(phase):
+            if not _can_draw(table, shop.drawn, length, 20_000):
+                raise ValueError(f'task_schedule.{phase}: the operations allowed make no {config.kind_of(phase)} program of {length} step(s)' + (f' with program.max_depth {config.program.max_depth}' if length > config.program.max_depth else ''))
+
+def mixture_of(config: GenerateConfig, phases: tuple[str, ...] | None = None) -> Mixture:
+    "The phases of a curriculum (all, by their counts, if None). Raises ValueError for what `phase_table` and `GenerateConfig.lengths_of` refuse."
+    phases = phases or tuple(config.task_schedule)
+    tables = [phase_table(config, phase) for phase in phases]
+    counts = np.array([config.task_schedule[phase].count for phase in phases], float) if len(phases) > 1 else np.ones(1)
+    if counts.sum() <= 0: raise ValueError('task_schedule: all counts are zero')
+    lengths = np.zeros((len(phases), MAX_LENGTH + 1))
+    for row, phase in zip(lengths, phases):
+        for length, share in config.lengths_of(phase).items(): row[length] = share
+    def stack(name): return np.stack([getattr(table, name) for table in tables])
+    return Mixture(np.concatenate([[0], np.cumsum(counts / counts.sum())]), np.cumsum(lengths, 1), stack('flat'), stack('structure'), stack('needs'), stack('reach'), tables[0])
 
 @jit
-def _colours_in(value):
-    "How many colours a grid value has."
-    present = 0
-    for i in range(np.int64(value[1]) * np.int64(value[2])): present |= 1 << np.int64(value[HEADER + i])
-    n = 0
-    for colour in range(10): n += (present >> colour) & 1
-    return n
-
-@jit
-def every_step_matters(shop, rule, table, source, result):
-    "False when the chain without one of its steps is well typed and still gives `result`."
-    for i in range(MAX_STEPS_IN_ARRAY):
-        if rule[i, 0] == 0: break
-        before = GRID if i == 0 else np.int64(table.gives[rule[i - 1, 0]])
-        if rule[1, 0] == 0: continue                                                  # a single step: run_rule has seen to it
-        if i + 1 < MAX_STEPS_IN_ARRAY and rule[i + 1, 0]:
-            if not (table.takes[rule[i + 1, 0]] >> before) & 1: continue
-        elif before != GRID: continue
-        at = run_rule(shop, rule, i, source)
-        if at >= 0 and same_value(shop.buffers[at], result): return False
-    return True
+def _table_of(mixture, phase):
+    "The `RuleTable` of one phase."
+    t = mixture.table
+    return RuleTable(t.takes, t.gives, t.accepts, t.kinds, t.n_values, t.values, t.role, t.grows, mixture.flat[phase], mixture.structure[phase], mixture.needs[phase], mixture.reach[phase], t.refused, t.wanted, t.max_depth)
 
 # %% ../../nbs/20_generator.ipynb #190015
 @jit
-def _palette(state, rule, is_colour, palette):
+def _palette(state, rule, role, fewest, most, palette):
     "Colours for the scenes of one task: those that the rule names first, then random ones; returns how many."
     n = 0
-    for i in range(MAX_STEPS_IN_ARRAY):
+    for i in range(len(rule)):
         for j in range(2):
-            if rule[i, 0] and is_colour[rule[i, 0], j] and rule[i, 1 + j] > 0:
+            if rule[i, 0] and rule[i, 0] < N_OPS and role[rule[i, 0], j] and rule[i, 1 + j] > 0:
                 new = True
                 for k in range(n): new &= palette[k] != rule[i, 1 + j]
                 if new:
                     palette[n] = rule[i, 1 + j]
                     n += 1
-    wanted = min(max(n, between(state, 2, 6)), 9)
+    wanted = min(max(n, between(state, fewest, most)), 9)
     while n < wanted:
         colour, new = 1 + draw(state, 9), True
         for k in range(n): new &= palette[k] != colour
@@ -196,341 +213,307 @@ def _palette(state, rule, is_colour, palette):
         palette[k], palette[j] = palette[j], palette[k]
     return n
 
+# %% ../../nbs/20_generator.ipynb #200005
+class Order(NamedTuple):
+    "Which tasks are wanted: numbers `first` to `first + n_tasks − 1` of `seed`; ranges of demonstrations, tests, sides and colours."
+    seed: int
+    first: int
+    n_tasks: int
+    demonstrations: tuple[int, int]
+    tests: tuple[int, int]
+    sides: tuple[int, int]
+    colours: tuple[int, int]
+
+@jit
+def _sides(state, low, high):
+    "The range of sides of one task."
+    share = draw(state, 1 << 20) / (1 << 20)
+    largest = low + int(share * share * (high - low + 1))
+    return max(low, (largest + 1) // 2), largest
+
+REJECTIONS = ('no_effect', 'superfluous_step', 'trivial', 'all_alike', 'shorter_program', 'another_argument')
+_NO_EFFECT, _SUPERFLUOUS, _TRIVIAL, _ALIKE, _SHORTER, _ARGUMENT = range(len(REJECTIONS))
+
+@jit
+def _n_steps(rule):
+    n = 0
+    for i in range(len(rule)): n += 0 < rule[i, 0] < N_OPS
+    return n
+
+@jit
+def _is_trivial(source, result, largest):
+    "Is the result what went in, too large, or an area of one colour?"
+    h, w, colours = np.int64(result[1]), np.int64(result[2]), colours_in(result)
+    return h > largest or w > largest or same_value(source, result) or (h * w > 9 and colours & (colours - 1) == 0)
+
+@jit
+def _keep(value, row):
+    for i in range(value_bytes(value)): row[i] = value[i]
+
+@jit
+def _is_there(rows, n, value):
+    for k in range(n):
+        if same_value(rows[k], value): return True
+    return False
+
 # %% ../../nbs/20_generator.ipynb #190039
 @jit
-def sample_pairs(state, shop, rule, table, sides, n_pairs, inputs, outputs, rejected):
-    """Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` (uint8[·, VALUE_BYTES]) with scenes (sides from `sides[0]` to `sides[1]`) on which every step of `rule` matters; False after four families.
+def sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, rejected):
+    "Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` with scenes of one family that `rule` (in `shop.code[0]`) changes, each in every step of its chain; returns the reductions of the rule that some demonstration tells from it, as bits, and their number; (−1, 0) where too many scenes fail."
+    palette = np.zeros(16, np.int64)
+    n_palette, family, (low, high) = _palette(state, rule, table.role, order.colours[0], order.colours[1], palette), draw_family(state), _sides(state, order.sides[0], order.sides[1])
+    n_reductions, told, done, tries, source = -1, 0, 0, 0, shop.registers[0]
+    while done < n_pairs:
+        if tries == 8 + 3 * done: return -1, 0
+        tries += 1
+        draw_scene(state, family, low, high, palette, n_palette, source)
+        at = run_code(shop, 0)
+        if at < 0: rejected[_NO_EFFECT] += 1
+        elif _is_trivial(source, shop.registers[at], max(30, order.sides[1])): rejected[_TRIVIAL] += 1
+        elif not _is_there(inputs, done, source):
+            _keep(source, inputs[done])
+            _keep(shop.registers[at], outputs[done])
+            if n_reductions < 0: n_reductions = assemble_reductions(shop, rule, table)
+            parts = parts_that_matter(shop, n_reductions, outputs[done])
+            if parts < 0: rejected[_SUPERFLUOUS] += 1
+            else:
+                if done < n_demonstrations: told |= parts
+                done += 1
+    return told, n_reductions
 
-    `rejected` (int64[4]) counts: step fails or does nothing, a step is superfluous, trivial or too large a result, all results alike."""
-    palette, buffers = np.zeros(16, np.int64), shop.buffers
+@jit
+def sample_pairs(state, shop, steps, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, rejected):
+    "Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` (uint8[·, VALUE_BYTES]), demonstrations first, with a task that `rule` explains and nothing simpler does; False after four families of scenes. `rejected` counts `REJECTIONS`."
     for _ in range(4):
-        family, n_palette, done, tries = draw(state, len(FAMILIES)), _palette(state, rule, table.is_colour, palette), 0, 0
-        while done < n_pairs and tries < 8 + 3 * done:
-            tries += 1
-            draw_scene(state, family, sides[0], sides[1], palette, n_palette, inputs[done])
-            at = run_rule(shop, rule, -1, inputs[done])
-            if at < 0:
-                rejected[0] += 1
-                continue
-            outputs[done, :value_bytes(buffers[at])] = buffers[at][:value_bytes(buffers[at])]
-            if outputs[done, 1] > 30 or outputs[done, 2] > 30 or same_value(inputs[done], outputs[done]) or (_colours_in(outputs[done]) < 2 and np.int64(outputs[done, 1]) * np.int64(outputs[done, 2]) > 9):
-                rejected[2] += 1
-                continue
-            if not every_step_matters(shop, rule, table, inputs[done], outputs[done]):
-                rejected[1] += 1
-                continue
-            repeated = False
-            for k in range(done): repeated |= same_value(inputs[k], inputs[done])
-            if not repeated: done += 1
-        if done < n_pairs: continue
-        for k in range(1, n_pairs):
-            if not same_value(outputs[k], outputs[0]): return True
-        rejected[3] += 1
+        if not assemble_rule(shop, rule, table, 0): return False
+        told, n_reductions = sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, rejected)
+        if told < 0: continue
+        alike = n_demonstrations > 1
+        for k in range(1, n_demonstrations): alike &= same_value(outputs[k], outputs[0])
+        if alike: rejected[_ALIKE] += 1
+        elif told != (1 << n_reductions) - 1: rejected[_SUPERFLUOUS] += 1
+        elif _n_steps(rule) > 1 and explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs): rejected[_SHORTER] += 1
+        elif explained_by_another_argument(shop, rule, table, inputs, outputs, n_demonstrations, n_pairs): rejected[_ARGUMENT] += 1
+        else: return True
     return False
+
+# %% ../../nbs/20_generator.ipynb #190032
+class Others(NamedTuple):
+    "Room for the counterfactuals of one task: the values, the programs that made them, and hashes of what is there already."
+    outputs: np.ndarray    # uint8[K, VALUE_BYTES]
+    programs: np.ndarray   # int64[K, 12, 4]
+    hashes: np.ndarray     # uint64[K + 2]
+
+@jit
+def _change(state, rule, table, changed):
+    "Write to `changed` the rule with one literal argument changed, or one step replaced by another of the same types; False where that is not possible at the step that was drawn."
+    rows = 0
+    while rows < len(rule) and rule[rows, 0]: rows += 1
+    i = draw(state, rows)
+    op = rule[i, 0]
+    changed[:] = rule
+    if op >= N_OPS: return False
+    j = draw(state, 2)
+    if table.n_values[op, j] > 1 and rule[i, 1 + j] >= 0 and draw(state, 2):
+        changed[i, 1 + j] = table.values[op, j, draw(state, table.n_values[op, j])]
+        return True
+    if not table.flat[op]: return False
+    for _ in range(40):
+        other = 1 + draw(state, N_OPS - 1)
+        if other == op or not table.flat[other] or table.gives[other] != table.gives[op] or table.takes[op] & ~table.takes[other]: continue
+        changed[i, 0] = other
+        for j in range(2): changed[i, 1 + j] = table.values[other, j, draw(state, table.n_values[other, j])] if table.n_values[other, j] else -1
+        return well_typed(table, changed)
+    return False
+
+@jit
+def _draw_other(state, shop, rule, table, near, other):
+    "One try to write another rule to `other`."
+    if near and draw(state, 4) == 0:
+        i = draw(state, _n_steps(rule))
+        return rule[i, 0] < N_OPS and reduce_rule(table, rule, i, -1, other) and other[0, 0] > 0 and well_typed(table, other)
+    if near: return _change(state, rule, table, other)
+    return draw_rule(state, between(state, 1, 3 if not table.needs[0] else 4), table, shop.drawn, other)
+
+@jit
+def sample_counterfactuals(state, shop, rule, table, source, result, largest, to, wanted):
+    "Fill `to` with results of `wanted` other programs on `source`, all different from `result` and each other; returns whether there were enough."
+    other, hashes, found = shop.changed, to.hashes, 0
+    hashes[0] = hash_words(result.view(np.uint64), 0, value_bytes(result) // 8, 0)
+    for attempt in range(80 * wanted):
+        if found == wanted: return True
+        if not _draw_other(state, shop, rule, table, found < wanted // 2 and attempt < 25 * wanted, other) or not assemble_rule(shop, other, table, 0): continue
+        _keep(source, shop.registers[0])
+        at = run_code(shop, 0)
+        if at < 0 or shop.registers[at, 0] != GRID or shop.registers[at, 1] > largest or shop.registers[at, 2] > largest: continue
+        n = value_bytes(shop.registers[at])
+        key, new = hash_words(shop.registers[at].view(np.uint64), 0, n // 8, 0), True
+        for k in range(found + 1): new &= hashes[k] != key
+        if not new: continue
+        hashes[found + 1], to.programs[found] = key, other
+        _keep(shop.registers[at], to.outputs[found])
+        found += 1
+    return found == wanted
 
 # %% ../../nbs/20_generator.ipynb #190017
 @jit
-def _length(state, cumulative):
-    "A program length from cumulative weights: `cumulative[n]` is the share of lengths up to n."
+def _from_shares(state, cumulative):
+    "A number n ≥ 1 from cumulative weights: `cumulative[n]` is the share of numbers up to n."
     point = draw(state, 1 << 30) / (1 << 30)
     for n in range(1, len(cumulative)):
         if point < cumulative[n]: return n
     return len(cumulative) - 1
 
-@jit
-def _copy_grid(value, cells, at):
-    "Append the cells of a grid value to flat `cells` at `at`; returns the new end."
-    n = np.int64(value[1]) * np.int64(value[2])
-    for i in range(n): cells[at + i] = value[HEADER + i]
-    return at + n
-
-@jit
-def _write_pairs(inputs, outputs, n_pairs, to, grid, used):
-    "Append the pairs of one task to `to`, from grid number `grid` and byte `used`; returns the next of both."
-    for k in range(n_pairs):
-        to.heights[grid], to.widths[grid], to.heights[grid + 1], to.widths[grid + 1] = inputs[k, 1], inputs[k, 2], outputs[k, 1], outputs[k, 2]
-        used = _copy_grid(outputs[k], to.cells, _copy_grid(inputs[k], to.cells, used))
-        grid += 2
-    return grid, used
-
-# %% ../../nbs/20_generator.ipynb #190040
 class Grids(NamedTuple):
-    "Room for grids behind each other: their cells flat, a height and a width each."
+    "Room for grids behind each other: their cells flat, a height and a width each; `used[0]` grids, `used[1]` bytes."
     cells: np.ndarray      # uint8[bytes]
     heights: np.ndarray    # uint8[grids]
     widths: np.ndarray     # uint8[grids]
+    used: np.ndarray       # int64[2]
 
-def room_for(n_grids: int) -> Grids: return Grids(np.empty(n_grids * 900, np.uint8), np.zeros(n_grids, np.uint8), np.zeros(n_grids, np.uint8))
-
-class Order(NamedTuple):
-    "Which tasks are wanted: numbers `first` to `first + n_tasks − 1` of `seed`, with `fewest` to `most` demonstrations and `tests` test pairs, scenes with sides from `sides[0]` to `sides[1]`."
-    seed: int
-    first: int
-    n_tasks: int
-    fewest: int
-    most: int
-    tests: int
-    sides: tuple[int, int]
+def room_for(n_grids: int, side: int) -> Grids:
+    "Room for so many grids of at most side × side cells."
+    return Grids(np.empty(n_grids * side * side, np.uint8), np.zeros(n_grids, np.uint8), np.zeros(n_grids, np.uint8), np.zeros(2, np.int64))
 
 @jit
-def sample_tasks(order, cumulative, shop, table, to, programs, n_pairs, rejected):
-    """The tasks of `order`, rules from `table` with lengths by `cumulative`. Writes to `to` (`Grids`), `programs` int16[n, 6, 3], `n_pairs` int64[n]; returns bytes used.
+def _append(value, to):
+    "Append the grid of a value to `to`."
+    n, at, grid = np.int64(value[1]) * np.int64(value[2]), to.used[1], to.used[0]
+    for i in range(n): to.cells[at + i] = value[HEADER + i]
+    to.heights[grid], to.widths[grid] = value[1], value[2]
+    to.used[0], to.used[1] = grid + 1, at + n
 
-    Returns −1 when the table cannot make a task at all."""
-    state, rule = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64)
+class Answer(NamedTuple):
+    "Where `sample_tasks` writes, a row for each task."
+    grids: Grids
+    programs: np.ndarray              # int16[n, 12, 4]
+    n_pairs: np.ndarray               # int64[n]
+    n_tests: np.ndarray               # int64[n]
+    phases: np.ndarray                # int64[n]
+    rejected: np.ndarray              # int64[len(REJECTIONS)]
+    others: Grids                     # counterfactual outputs
+    other_programs: np.ndarray        # int16[n, K, 12, 4]
+
+@jit
+def sample_tasks(order, mixture, shop, steps, answer):
+    "Write the tasks of `order` to `answer`, with counterfactuals on the last input of each where there is room for some. False when a task could not be made in 20,000 tries."
+    state, rule, n_others = np.zeros(1, np.uint64), np.zeros((MAX_ROWS, COLUMNS), np.int64), answer.other_programs.shape[1]
     inputs, outputs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8)
-    grid, used = 0, 0
+    others = Others(np.zeros((max(n_others, 1), VALUE_BYTES), np.uint8), np.zeros((max(n_others, 1), MAX_ROWS, COLUMNS), np.int64), np.zeros(n_others + 2, np.uint64))
     for task in range(order.n_tasks):
         seed_state(state, order.seed, order.first + task)
-        pairs, length, tries = between(state, order.fewest, order.most) + order.tests, _length(state, cumulative), 0
+        phase = _from_shares(state, mixture.share) - 1
+        table = _table_of(mixture, phase)
+        n_demonstrations, n_tests = between(state, order.demonstrations[0], order.demonstrations[1]), between(state, order.tests[0], order.tests[1])
+        length, n_pairs, tries = _from_shares(state, mixture.lengths[phase]), n_demonstrations + n_tests, 0
         while True:
             tries += 1
-            if tries > 20_000: return -1
-            if not sample_rule(state, length, table, rule): continue
-            if sample_pairs(state, shop, rule, table, order.sides, pairs, inputs, outputs, rejected): break
-        for i in range(MAX_STEPS_IN_ARRAY):
-            for j in range(3): programs[task, i, j] = rule[i, j]
-        n_pairs[task] = pairs
-        grid, used = _write_pairs(inputs, outputs, pairs, to, grid, used)
-    return used
+            if tries > 20_000: return False
+            if not draw_rule(state, length, table, shop.drawn, rule): continue
+            if not sample_pairs(state, shop, steps, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, answer.rejected): continue
+            if n_others == 0 or sample_counterfactuals(state, shop, rule, table, inputs[n_pairs - 1], outputs[n_pairs - 1], max(30, order.sides[1]), others, n_others): break
+        answer.programs[task], answer.n_pairs[task], answer.n_tests[task], answer.phases[task] = rule, n_pairs, n_tests, phase
+        for k in range(n_pairs):
+            _append(inputs[k], answer.grids)
+            _append(outputs[k], answer.grids)
+        for k in range(n_others):
+            _append(others.outputs[k], answer.others)
+            answer.other_programs[task, k] = others.programs[k]
+    return True
 
 # %% ../../nbs/20_generator.ipynb #190020
 def stream(purpose: str, *numbers: int) -> int:
     "A seed below 2⁶³ for this purpose and these numbers, by sha256: different purposes never share a sequence."
     return int.from_bytes(hashlib.sha256(repr((purpose, *numbers)).encode()).digest()[:8], 'little') >> 1
 
+@dataclass(frozen=True)
+class Sample:
+    "Tasks as arrays; the pairs of a task stand behind each other, demonstrations first."
+    grids: PackedGrids                    # in the order task, pair, (input, output)
+    programs: np.ndarray                  # int16[n, 12, 4]
+    n_pairs: np.ndarray                   # int64[n]
+    n_tests: np.ndarray                   # int64[n], of these pairs
+    phases: np.ndarray                    # int64[n], in the order of the curriculum
+    rejected: np.ndarray                  # int64[len(REJECTIONS)]
+    others: PackedGrids                   # K counterfactual outputs a task, on its last input
+    other_programs: np.ndarray            # int16[n, K, 12, 4]
+
+    def __len__(self) -> int: return len(self.programs)
+
+    def pairs(self, task: int) -> list[Pair]:
+        "The pairs of one task."
+        first = 2 * int(self.n_pairs[:task].sum())
+        return [Pair(self.grids[i], self.grids[i + 1]) for i in range(first, first + 2 * int(self.n_pairs[task]), 2)]
+
+def _packed(grids: Grids) -> PackedGrids:
+    n = int(grids.used[0])
+    sizes = grids.heights[:n].astype(np.int64) * grids.widths[:n]
+    return PackedGrids(grids.cells[:grids.used[1]].copy(), np.cumsum(sizes) - sizes, grids.heights[:n].copy(), grids.widths[:n].copy())
+
+def _sampled(config: GenerateConfig, mixture: Mixture, order: Order, counterfactuals: int, what: str) -> Sample:
+    n, side = order.n_tasks, max(30, config.grid.max_size)
+    answer = Answer(room_for(2 * n * (order.demonstrations[1] + order.tests[1]), side), np.zeros((n, *ARRAY_SHAPE), np.int16), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(len(REJECTIONS), np.int64),
+                    room_for(n * counterfactuals, side), np.zeros((n, counterfactuals, *ARRAY_SHAPE), np.int16))
+    if not sample_tasks(order, mixture, workshop(), one_step(), answer): raise ValueError(f'{what}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')
+    return Sample(_packed(answer.grids), answer.programs, answer.n_pairs, answer.n_tests, answer.phases, answer.rejected, _packed(answer.others), answer.other_programs)
+
+def _order(config: GenerateConfig, seed: int, first: int, n_tasks: int, demonstrations: tuple[int, int], tests: tuple[int, int]) -> Order:
+    return Order(seed, first, n_tasks, demonstrations, tests, (config.grid.min_size, config.grid.max_size), (config.colours.fewest, config.colours.most))
+
 # %% ../../nbs/20_generator.ipynb #190022
-@lru_cache(maxsize=64)
-def _table_for(primitives: tuple[str, ...] | None, weights: tuple[tuple[str, float], ...]) -> RuleTable: return rule_table(primitives, weights)
-
-def _phase_table(config: GenerateConfig, phase: str) -> tuple[RuleTable, np.ndarray]:
-    "Rule table and cumulative length shares of a phase; raises ValueError with the config key for lengths that cannot be made."
-    settings = config.phases[phase]
-    table = _table_for(tuple(settings.primitives) if settings.primitives is not None else None, tuple(sorted(config.op_weights.items())))
-    shares = np.zeros(MAX_STEPS_IN_ARRAY + 1)
-    for length, weight in settings.lengths.items():
-        if not 1 <= length <= MAX_STEPS_IN_ARRAY or not 0 <= weight < float("inf"): raise ValueError(f'phases.{phase}.lengths: {length}: {weight} is not a length from 1 to {MAX_STEPS_IN_ARRAY} with a weight of at least 0')
-        if weight and not table.reach[GRID, length]: raise ValueError(f'phases.{phase}: the operations allowed make no program of {length} step(s)')
-        shares[length] = weight
-    if shares.sum() <= 0: raise ValueError(f'phases.{phase}.lengths: all weights are zero')
-    return table, np.cumsum(shares / shares.sum())
-
-def _packed(grids: Grids, used: int, n_grids: int) -> PackedGrids:
-    "The first `n_grids` of `grids`, `used` bytes."
-    sizes = grids.heights[:n_grids].astype(np.int64) * grids.widths[:n_grids]
-    return PackedGrids(grids.cells[:used].copy(), np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64) if n_grids else np.zeros(0, np.int64), grids.heights[:n_grids], grids.widths[:n_grids])
-
-def _check_pairs(pairs: int):
-    if not 2 <= pairs <= MAX_PAIRS: raise ValueError(f'pairs is {pairs}; a task has 2 to {MAX_PAIRS}')
-
-def sample_arrays(config: GenerateConfig, phase: str, first: int, n_tasks: int, pairs: int | None = None):
-    """Tasks `first` … of a phase as (PackedGrids in the order task, pair, input/output; programs int16[n, 6, 3]; pairs a task int64[n]; rejections int64[4]).
-
-    `pairs` fixes the number of pairs a task (training); otherwise demonstrations and tests follow the config."""
-    table, cumulative = _phase_table(config, phase)
-    if pairs is not None: _check_pairs(pairs)
-    fewest, most, tests = (*config.demonstrations, config.tests) if pairs is None else (pairs - 1, pairs - 1, 1)
-    order = Order(stream('manifest', config.seed, list(config.phases).index(phase)), first, n_tasks, fewest, most, tests, (config.grid.min_size, config.grid.max_size))
-    to, programs, n_pairs, rejected = room_for(n_tasks * (most + tests) * 2), np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16), np.zeros(n_tasks, np.int64), np.zeros(4, np.int64)
-    used = sample_tasks(order, cumulative, workshop(), table, to, programs, n_pairs, rejected)
-    if used < 0: raise ValueError(f'phases.{phase}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')
-    return _packed(to, used, int(n_pairs.sum()) * 2), programs, n_pairs, rejected
-
-# %% ../../nbs/20_generator.ipynb #190027
-@dataclass
-class _Run:
-    "What a generation run counts."
-    rejected: np.ndarray
-    duplicates: int = 0
-
-def rule_trace(program: Program) -> list[dict]:
-    "The steps as `{'name', 'args'}`, arguments as words in their order: `name(args…)` is the step's text again."
-    return [{'name': step.op.name, 'args': [p.text(v) for p, v in zip(step.op.parameters, step.arguments)]} for step in program.steps]
-
-def iterate_tasks(config: GenerateConfig, phase: str, count: int, run: _Run | None = None, seen: set | None = None) -> Iterator[Task]:
-    "`count` different tasks of a phase, in the order of their indices; tasks that equal an earlier one up to symmetry and colours are left out. Raises ValueError when there are not that many."
-    run, seen = run or _Run(np.zeros(4, np.int64)), set() if seen is None else seen
-    index = made = 0
-    while made < count:
-        if index > 20 * count + 1000: raise ValueError(f'phases.{phase}: only {made} different tasks among the first {index}, {count} are asked for; allow more operations or lengths')
-        size = min(256, count - made + 8)
-        grids, programs, n_pairs, rejected = sample_arrays(config, phase, index, size)
-        run.rejected += rejected
-        at = 0
-        for k in range(size):
-            pairs = [Pair(grids[at + 2 * p], grids[at + 2 * p + 1]) for p in range(n_pairs[k])]
-            at += 2 * n_pairs[k]
-            if made == count: continue
-            program = from_array(programs[k])
-            task = Task(f'{config.name}-{phase}-{index + k:06d}', tuple(pairs[:-config.tests]), tuple(pairs[-config.tests:]),
-                        {'phase': phase, 'program': str(program), 'rule_trace': rule_trace(program), 'seed': config.seed, 'index': index + k})
-            key = content_key(task)
-            if key in seen: run.duplicates += 1; continue
-            seen.add(key)
-            made += 1
-            yield task
-        index += size
-
-# %% ../../nbs/20_generator.ipynb #190029
-def _held_out_counts(config: GenerateConfig) -> dict[str, int]:
-    "How many held-out tasks each phase gets: in proportion to its count, summing to `config.held_out`."
-    total, given, shares = sum(p.count for p in config.phases.values()), 0, {}
-    for phase, settings in config.phases.items():
-        shares[phase] = config.held_out * settings.count // max(total, 1)
-        given += shares[phase]
-    if config.held_out: shares[max(config.phases, key=lambda p: config.phases[p].count)] += config.held_out - given
-    return shares
-
-class _Histograms:
-    "What `summary.json` counts, task by task."
-    def __init__(self): self.phases, self.lengths, self.ops, self.sizes = Counter(), Counter(), Counter(), Counter()
-
-    def add(self, task: Task):
-        self.phases[task.metadata['phase']] += 1
-        self.lengths[len(task.metadata['rule_trace'])] += 1
-        self.ops.update(step['name'] for step in task.metadata['rule_trace'])
-        self.sizes[max(task.tests[0].input.shape) // 5 * 5] += 1
-
-    def to_json(self) -> dict:
-        return {'phases': dict(self.phases), 'program_length_histogram': {str(k): v for k, v in sorted(self.lengths.items())}, 'op_histogram': dict(self.ops.most_common()),
-                'grid_size_histogram': {f'{k}-{k + 4}': v for k, v in sorted(self.sizes.items())}}
-
-def generate(config: GenerateConfig, directory: Path | str, progress: bool = True) -> dict:
-    """Write `manifest.jsonl`, `summary.json`, `config.yaml` and, if asked for, `heldout.jsonl` to `directory`; returns the summary. The same config gives the same `manifest.jsonl` and `heldout.jsonl`, byte for byte (the other two hold times and versions).
-
-    Files appear whole: an interrupted run leaves what was there before. Raises ValueError for a curriculum that cannot be made, before anything is written."""
-    from tqdm import tqdm
-    directory = Path(directory)
-    for phase in config.phases: _phase_table(config, phase)
-    directory.mkdir(parents=True, exist_ok=True)
-    run, seen, start, counted, held_out, extra = _Run(np.zeros(4, np.int64)), set(), time.process_time(), _Histograms(), [], _held_out_counts(config)
-    total = sum(p.count for p in config.phases.values())
-    def records():
-        with tqdm(total=total + config.held_out, desc='generating tasks', unit='task', disable=not progress, mininterval=0.5) as bar:
-            for phase, settings in config.phases.items():
-                for number, task in enumerate(iterate_tasks(config, phase, settings.count + extra[phase], run, seen)):
-                    bar.update()
-                    if number >= settings.count: held_out.append(task); continue
-                    counted.add(task)
-                    yield task
-    write_manifest(directory/'manifest.jsonl', records())
-    if config.held_out: write_manifest(directory/'heldout.jsonl', held_out)
-    else: (directory/'heldout.jsonl').unlink(missing_ok=True)      # one of an earlier curriculum would be taken for this one's
-    summary = {'total_tasks': total, **counted.to_json(), 'held_out_tasks': len(held_out),
-               'rejections': {**dict(zip(('no_effect', 'superfluous_step', 'trivial', 'all_alike'), run.rejected.tolist())), 'duplicate': run.duplicates},
-               'config_hash': config_hash(config), 'op_table_hash': op_table_hash(), 'cpu_seconds': round(time.process_time() - start, 2)}
-    write_atomic(directory/'summary.json', json.dumps(summary, indent=1) + '\n')
-    save_config(config, directory/'config.yaml')
-    return summary
-
-# %% ../../nbs/20_generator.ipynb #190032
-class Others(NamedTuple):
-    "Room for the counterfactuals of one task: the values, the programs that made them, and hashes of what is there already."
-    outputs: np.ndarray    # uint8[K, VALUE_BYTES]
-    programs: np.ndarray   # int64[K, 6, 3]
-    hashes: np.ndarray     # uint64[K + 2]
-
-@jit
-def _mutate(state, rule, changed, table):
-    "Write to `changed` the rule with one step replaced by another of the same types, or with one argument changed."
-    takes, gives, n_values, values, length = table.takes, table.gives, table.n_values, table.values, 0
-    while length < MAX_STEPS_IN_ARRAY and rule[length, 0]: length += 1
-    changed[:] = rule
-    i = draw(state, length)
-    op = rule[i, 0]
-    if n_values[op, 0] > 1 and draw(state, 2):
-        j = 1 if n_values[op, 1] > 1 and draw(state, 2) else 0
-        changed[i, 1 + j] = values[op, j, draw(state, n_values[op, j])]
-        return
-    before = GRID if i == 0 else np.int64(gives[rule[i - 1, 0]])
-    for _ in range(40):
-        other = 1 + draw(state, len(takes) - 1)
-        if other != op and table.weights[other] > 0 and gives[other] == gives[op] and (takes[other] >> before) & 1:
-            changed[i, 0] = other
-            for j in range(2): changed[i, 1 + j] = values[other, j, draw(state, n_values[other, j])] if n_values[other, j] else -1
-            return
-
-@jit
-def sample_counterfactuals(state, shop, rule, table, source, result, to, wanted):
-    "Fill `to` with results of `wanted` other programs on `source`, all different from `result` and each other; returns whether there were enough."
-    other, buffers, hashes = np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64), shop.buffers, to.hashes
-    hashes[0], found = hash_words(result.view(np.uint64), 0, value_bytes(result) // 8, 0), 0
-    for attempt in range(60 * wanted):
-        if found == wanted: break
-        if found < wanted // 2 and attempt < 25 * wanted: _mutate(state, rule, other, table)
-        elif not sample_rule(state, between(state, 1, 3), table, other): continue
-        at = run_rule(shop, other, -1, source)
-        if at < 0 or buffers[at, 1] > 30 or buffers[at, 2] > 30: continue
-        n = value_bytes(buffers[at])
-        key, new = hash_words(buffers[at].view(np.uint64), 0, n // 8, 0), True
-        for k in range(found + 1): new &= hashes[k] != key
-        if not new: continue
-        hashes[found + 1], to.programs[found] = key, other
-        to.outputs[found, :n] = buffers[at, :n]
-        found += 1
-    return found == wanted
-
-# %% ../../nbs/20_generator.ipynb #190034
-class Mixture(NamedTuple):
-    "Phases for one call, a row each: cumulative lengths, weights and reachability; `share` is cumulative over phases, from 0."
-    share: np.ndarray      # float64[phases + 1]
-    lengths: np.ndarray    # float64[phases, 7]
-    weights: np.ndarray    # float64[phases, N_OPS]
-    reach: np.ndarray      # uint8[phases, len(Type) + 1, 8]
-
-@jit
-def sample_training(order, mixture, shop, table, to, programs, n_counter, to_counter, counter_programs):
-    "As `sample_tasks` with as many pairs in every task, phases by `mixture` in place of the weights of `table`, and `n_counter` counterfactuals of each task's last pair; returns bytes used of both."
-    state, rule, rejected = np.zeros(1, np.uint64), np.zeros((MAX_STEPS_IN_ARRAY, 3), np.int64), np.zeros(4, np.int64)
-    inputs, outputs, n_pairs = np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), np.zeros((MAX_PAIRS, VALUE_BYTES), np.uint8), order.most + order.tests
-    others = Others(np.zeros((max(n_counter, 1), VALUE_BYTES), np.uint8), np.zeros((max(n_counter, 1), MAX_STEPS_IN_ARRAY, 3), np.int64), np.zeros(n_counter + 2, np.uint64))
-    used, counter_used, grid, counter = 0, 0, 0, 0
-    for task in range(order.n_tasks):
-        seed_state(state, order.seed, order.first + task)
-        phase = _length(state, mixture.share) - 1
-        of_phase = RuleTable(table.takes, table.gives, table.n_values, table.values, table.is_colour, mixture.weights[phase], mixture.reach[phase])
-        length, tries = _length(state, mixture.lengths[phase]), 0
-        while True:
-            tries += 1
-            if tries > 20_000: return -1, -1
-            if not sample_rule(state, length, of_phase, rule): continue
-            if not sample_pairs(state, shop, rule, of_phase, order.sides, n_pairs, inputs, outputs, rejected): continue
-            if n_counter == 0 or sample_counterfactuals(state, shop, rule, of_phase, inputs[n_pairs - 1], outputs[n_pairs - 1], others, n_counter): break
-        programs[task] = rule
-        grid, used = _write_pairs(inputs, outputs, n_pairs, to, grid, used)
-        for k in range(n_counter):
-            to_counter.heights[counter], to_counter.widths[counter] = others.outputs[k, 1], others.outputs[k, 2]
-            counter_used = _copy_grid(others.outputs[k], to_counter.cells, counter_used)
-            counter_programs[task, k] = others.programs[k]
-            counter += 1
-    return used, counter_used
+def sample_phase(config: GenerateConfig, phase: str, first: int, n_tasks: int, attempt: int = 0) -> Sample:
+    "Tasks number `first` … of a phase: a function of the seed of the curriculum and of the index. `attempt` gives others with the same numbers. Raises ValueError when the curriculum allows no task."
+    order = _order(config, stream('manifest', config.seed, attempt), first, n_tasks, config.demonstrations, config.tests)
+    return _sampled(config, mixture_of(config, (phase,)), order, 0, f'task_schedule.{phase}')
 
 # %% ../../nbs/20_generator.ipynb #190035
+TRAINING_CURRICULUM = load_config(GenerateConfig, 'pilot_curriculum')
+
 @dataclass
 class TaskBatch:
     "Tasks for training: every task has `pairs` pairs, the last one plays the test pair."
     grids: PackedGrids                    # n_tasks · pairs · 2, order task, pair, (input, output)
     n_tasks: int
     pairs: int
-    programs: np.ndarray                  # int16[n_tasks, 6, 3]
+    programs: np.ndarray                  # int16[n_tasks, 12, 4]
     counterfactuals: PackedGrids          # n_tasks · K outputs of other programs on each task's last input
-    counterfactual_programs: np.ndarray   # int16[n_tasks, K, 6, 3]
-
-TRAINING_CURRICULUM = load_config(GenerateConfig, 'pilot_curriculum')
+    counterfactual_programs: np.ndarray   # int16[n_tasks, K, 12, 4]
 
 def sample_batch(config: GenerateConfig | None, seed: int, index: int, n_tasks: int, pairs: int = 4, counterfactuals: int = 0) -> TaskBatch:
     """Batch number `index` of `seed`: a function of its arguments alone. Phases are mixed by their `count`; None takes `TRAINING_CURRICULUM`.
 
     Raises ValueError when the config allows no task."""
     config = config or TRAINING_CURRICULUM
-    _check_pairs(pairs)
-    tables, cumulatives = zip(*(_phase_table(config, phase) for phase in config.phases))
-    counts = np.array([p.count for p in config.phases.values()], float)
-    mixture = Mixture(np.concatenate([[0], np.cumsum(counts / counts.sum())]), np.stack(cumulatives), np.stack([t.weights for t in tables]), np.stack([t.reach for t in tables]))
-    order = Order(stream('batch', seed), index * n_tasks, n_tasks, pairs - 1, pairs - 1, 1, (config.grid.min_size, config.grid.max_size))
-    n_grids, n_counter = n_tasks * pairs * 2, n_tasks * counterfactuals
-    to, to_counter = room_for(n_grids), room_for(n_counter)
-    programs, other_programs = np.zeros((n_tasks, MAX_STEPS_IN_ARRAY, 3), np.int16), np.zeros((n_tasks, counterfactuals, MAX_STEPS_IN_ARRAY, 3), np.int16)
-    used, other_used = sample_training(order, mixture, workshop(), tables[0], to, programs, counterfactuals, to_counter, other_programs)
-    if used < 0: raise ValueError('no task was found for this curriculum; allow more operations or lengths')
-    return TaskBatch(_packed(to, used, n_grids), n_tasks, pairs, programs, _packed(to_counter, other_used, n_counter), other_programs)
+    if not 2 <= pairs <= MAX_PAIRS: raise ValueError(f'pairs is {pairs}; a task has 2 to {MAX_PAIRS}')
+    order = _order(config, stream('batch', seed), index * n_tasks, n_tasks, (pairs - 1, pairs - 1), (1, 1))
+    sample = _sampled(config, mixture_of(config), order, counterfactuals, 'task_schedule')
+    return TaskBatch(sample.grids, n_tasks, pairs, sample.programs, sample.others, sample.other_programs)
+
+# %% ../../nbs/20_generator.ipynb #200013
+@jit
+def _counterfactuals_of(seed, programs, values, results, table, shop, answer_programs, to, largest):
+    state, n_others = np.zeros(1, np.uint64), answer_programs.shape[1]
+    others, rule = Others(np.zeros((n_others, VALUE_BYTES), np.uint8), np.zeros((n_others, MAX_ROWS, COLUMNS), np.int64), np.zeros(n_others + 2, np.uint64)), np.zeros((MAX_ROWS, COLUMNS), np.int64)
+    for i in range(len(programs)):
+        seed_state(state, seed, i)
+        rule[:] = programs[i]
+        if not sample_counterfactuals(state, shop, rule, table, values[i], results[i], largest, others, n_others): return i
+        for k in range(n_others):
+            _append(others.outputs[k], to)
+            answer_programs[i, k] = others.programs[k]
+    return len(programs)
+
+def _values(grids: PackedGrids) -> np.ndarray:
+    "Grids as values, uint8[n, VALUE_BYTES]."
+    values = np.zeros((len(grids), VALUE_BYTES), np.uint8)
+    for i, row in enumerate(values): row[0], row[1], row[2], row[HEADER:HEADER + grids[i].size] = GRID, *grids[i].shape, grids[i].ravel()
+    return values
+
+def counterfactuals_of(programs: np.ndarray, inputs: PackedGrids, outputs: PackedGrids, k: int, seed: int = 0) -> tuple[PackedGrids, np.ndarray]:
+    """What `k` other programs make of each of n inputs: n·k grids, and their programs int16[n, k, 12, 4]. `programs` int16[n, 12, 4] made `outputs` of `inputs`; operations come from all of the language.
+
+    Raises ValueError for an input on which there are not so many different results."""
+    to, found, table = room_for(len(programs) * k, 40), np.zeros((len(programs), k, *ARRAY_SHAPE), np.int16), rule_table(Choice())
+    done = _counterfactuals_of(stream('counterfactuals', seed), programs, _values(inputs), _values(outputs), table, workshop(), found, to, 40)
+    if done < len(programs): raise ValueError(f'input {done}: fewer than {k} other programs give different results on it')
+    return _packed(to), found

@@ -25,9 +25,9 @@ __all__ = ['Kind', 'KINDS', 'MAX_LENGTH', 'SHORTEST', 'DRAW_FIELDS', 'MAX_REDUCT
 Kind = Literal['atomic', 'sequential', 'conditional', 'recursive', 'meta_rule']
 KINDS = get_args(Kind)
 MAX_LENGTH = 8                          # steps of a rule, those of programs in arguments included
-SHORTEST = {'atomic': 1, 'sequential': 1, 'conditional': 3, 'recursive': 2, 'meta_rule': 2}
+SHORTEST = {'atomic': 1, 'sequential': 1, 'conditional': 4, 'recursive': 2, 'meta_rule': 2}
 _OPERAND, _BODY = 2, 3                  # of `PARAMETER_KINDS`
-_STRUCTURE_WEIGHT = {'map': 12.0, 'filter': 6.0, 'largest_by': 4.0, 'smallest_by': 4.0}
+_STRUCTURE_WEIGHT = {'map': 60.0, 'filter': 40.0, 'largest_by': 15.0, 'smallest_by': 15.0}      # one of them as often as a second value, and as a computed scalar
 
 class RuleTable(NamedTuple):
     "Arrays by operation number (and parameter or scalar argument), by type, and by pair of operations."
@@ -38,6 +38,7 @@ class RuleTable(NamedTuple):
     n_values: np.ndarray      # int64[N_OPS, 2]: number of values that are drawn for a scalar argument
     values: np.ndarray        # int64[N_OPS, 2, 16]
     role: np.ndarray          # int64[N_OPS, 2]: 0 no colour, 1 a colour that is read, 2 written, 3 both
+    grows: np.ndarray         # uint8[N_OPS]: makes grids larger, so that to repeat it only ends where grids cannot grow any more
     flat: np.ndarray          # float64[N_OPS]: weights of operations whose arguments are literals
     structure: np.ndarray     # float64[N_OPS]: weights of those that make the structure; at most one occurs
     needs: np.ndarray         # int64[1]: is there a structure
@@ -86,7 +87,7 @@ def _structure_weight(op: Op, kind: Kind) -> float:
     if kind == 'recursive': return float(op.name == 'repeat')
     if kind != 'meta_rule' or op.name in ('if', 'repeat', 'fold'): return 0.0
     if op.is_control: return _STRUCTURE_WEIGHT[op.name]
-    if op.operand: return 2.0
+    if op.operand: return 5.0
     return 1.0 if any(p.type and not p.kind == 'boolean' for p in op.scalars) else 0.0
 
 def _weights(choice: Choice) -> np.ndarray:
@@ -131,13 +132,14 @@ def rule_table(choice: Choice = Choice()) -> RuleTable:
     for text in choice.required_compositions: wanted[tuple(op.number for op in composition_named(text))] = 1
     for op in operations_named(choice.required): wanted[0, op.number] = 1
     wanted[0, 0] = bool(choice.required or choice.required_compositions)
-    return RuleTable(takes, gives, accepts, PARAMETER_KINDS, n_values, values, role, flat, structure, np.array([int(choice.kind not in ('atomic', 'sequential'))]), _reachable(flat, structure), refused, wanted, np.array([choice.max_depth]))
+    grows = np.array([0] + [op.group == 'growing' for op in OPS], np.uint8)
+    return RuleTable(takes, gives, accepts, PARAMETER_KINDS, n_values, values, role, grows, flat, structure, np.array([int(choice.kind not in ('atomic', 'sequential'))]), _reachable(flat, structure), refused, wanted, np.array([choice.max_depth]))
 
 # %% ../../nbs/19_rules.ipynb #190014
 DRAW_FIELDS = 8
-_PLACE, _TYPE, _TARGET, _LEFT, _STEP, _NEXT, _IN_MAP, _LAST = range(DRAW_FIELDS)        # of a frame: what is drawn there
+_PLACE, _TYPE, _TARGET, _LEFT, _STEP, _NEXT, _INSIDE, _LAST = range(DRAW_FIELDS)        # of a frame: what is drawn there
 _COMPUTED = 20                       # percent: how often a scalar is computed where it could be a literal and need not be computed
-_IF, _MAP = OP_BY_NAME['if'].number, OP_BY_NAME['map'].number
+_IF, _MAP, _REPEAT = (OP_BY_NAME[name].number for name in ('if', 'map', 'repeat'))
 _INPUT, _HERE = N_OPS, N_OPS + 1     # rows that begin a chain
 
 @jit
@@ -145,7 +147,7 @@ def _fits(table, op, weight, frame, need):
     "May `op` come next in the chain of `frame`, given its weight? `need`: the structure is still to come, behind it."
     kind, left = frame[_TYPE], frame[_LEFT] - 1
     if weight <= 0 or not (table.takes[op] >> kind) & 1: return False
-    if frame[_LAST] and table.refused[frame[_LAST], op]: return False
+    if frame[_LAST] and table.refused[frame[_LAST], op] or frame[_INSIDE] == _REPEAT and table.grows[op]: return False
     for target in range(1, table.reach.shape[1]):
         if (frame[_TARGET] >> target) & 1 and table.reach[need, target, table.gives[op], left]: return True
     return False
@@ -220,7 +222,7 @@ def _open_program(state, table, frames, depth, k, rule, rows):
     op, kind, place = rule[outer[_STEP], 0], outer[_TYPE], (outer[_PLACE] // 4 + 1) * 4 + k
     body = table.kinds[op, k] == _BODY
     if body: kind = GRID
-    if op == _IF and k == 2 and draw(state, 2):                                        # often nothing is done otherwise
+    if op == _IF and k == 2 and draw(state, 3) == 0:                                       # often nothing is done otherwise
         if rows == len(rule): return -1
         rule[rows, 0], rule[rows, 1], rule[rows, 2], rule[rows, 3] = _HERE, -1, -1, place
         frame[_PLACE], frame[_LEFT], frame[_STEP] = place, 0, -1
@@ -232,7 +234,7 @@ def _open_program(state, table, frames, depth, k, rule, rows):
         rows, kind = rows + 1, GRID
     target, left = _draw_target(state, table, table.accepts[op, k], kind)
     if target == 0: return -1
-    frame[_PLACE], frame[_TYPE], frame[_TARGET], frame[_LEFT], frame[_STEP], frame[_NEXT], frame[_IN_MAP], frame[_LAST] = place, kind, 1 << target, left, -1, 0, op == _MAP, 0
+    frame[_PLACE], frame[_TYPE], frame[_TARGET], frame[_LEFT], frame[_STEP], frame[_NEXT], frame[_INSIDE], frame[_LAST] = place, kind, 1 << target, left, -1, 0, op, 0
     return rows
 
 @jit
@@ -256,7 +258,7 @@ def draw_rule(state, length, table, frames, rule):
     for i in range(len(rule)): rule[i, 0], rule[i, 1], rule[i, 2], rule[i, 3] = 0, -1, -1, 0
     need, rows, steps, depth, longest = table.needs[0], 0, 0, 0, length - table.needs[0]
     f = frames[0]
-    f[_PLACE], f[_TYPE], f[_TARGET], f[_STEP], f[_NEXT], f[_IN_MAP], f[_LAST] = 0, GRID, 1 << GRID, -1, 0, 0, 0
+    f[_PLACE], f[_TYPE], f[_TARGET], f[_STEP], f[_NEXT], f[_INSIDE], f[_LAST] = 0, GRID, 1 << GRID, -1, 0, 0, 0
     f[_LEFT] = 1 + draw(state, longest) if need else length
     while depth >= 0:
         f = frames[depth]
@@ -273,7 +275,7 @@ def draw_rule(state, length, table, frames, rule):
             depth -= 1
             continue
         if rows == len(rule) or steps == length: return False
-        if depth == 1 and f[_IN_MAP] and f[_LEFT] == 1 and draw(state, 2): op, structure = _IF, False       # one thing for some objects, another for the rest
+        if depth == 1 and f[_INSIDE] == _MAP and f[_LEFT] == 1 and draw(state, 2): op, structure = _IF, False       # one thing for some objects, another for the rest
         else: op, structure = _draw_op(state, table, f, need if depth == 0 else 0, need and depth == 0)
         if op == 0: return False
         _write_step(state, table, op, structure, f[_PLACE], rule[rows])
@@ -317,11 +319,13 @@ class Workshop(NamedTuple):
     code: np.ndarray          # int64[MAX_REDUCTIONS + 1, instructions, 13]
     place: np.ndarray         # int64[MAX_REDUCTIONS + 1, 3]
     changed: np.ndarray       # int64[12, 4], a rule to try something with
+    shorter: np.ndarray       # int64[12, 4], another one
 
 def workshop() -> Workshop:
     "A new workshop; threads have one each."
     return Workshop(machine(), np.zeros((_REGISTERS, VALUE_BYTES), np.uint8), np.zeros(_LOOPS, np.int64), np.zeros((_LOOPS, MAX_OBJECTS), np.int64), np.zeros(WORK_BYTES, np.uint8), np.zeros((MAX_NESTING + 2, FRAME_FIELDS), np.int64),
-                    np.zeros((MAX_NESTING + 2, DRAW_FIELDS), np.int64), np.zeros((MAX_REDUCTIONS + 1, INSTRUCTIONS_A_ROW * MAX_ROWS + 1, len(Instruction._fields)), np.int64), np.zeros((MAX_REDUCTIONS + 1, 3), np.int64), np.zeros((MAX_ROWS, COLUMNS), np.int64))
+                    np.zeros((MAX_NESTING + 2, DRAW_FIELDS), np.int64), np.zeros((MAX_REDUCTIONS + 1, INSTRUCTIONS_A_ROW * MAX_ROWS + 1, len(Instruction._fields)), np.int64), np.zeros((MAX_REDUCTIONS + 1, 3), np.int64),
+                    np.zeros((MAX_ROWS, COLUMNS), np.int64), np.zeros((MAX_ROWS, COLUMNS), np.int64))
 
 @jit
 def assemble_rule(shop, rule, table, k):
@@ -427,6 +431,13 @@ def _belongs(rule, i, j, part):
 
 # %% ../../nbs/19_rules.ipynb #190028
 @jit
+def _add_reduction(shop, reduced, table, always, n):
+    "Put the code of a reduction behind the n that are there, if it is well typed; returns how many there are."
+    if n == MAX_REDUCTIONS or not well_typed(table, reduced) or not assemble_rule(shop, reduced, table, n + 1): return n
+    shop.place[n + 1, 2] = always
+    return n + 1
+
+@jit
 def assemble_reductions(shop, rule, table):
     "Put the code of the well-typed reductions of `rule` into `shop.code[1:]`; returns how many there are."
     n = 0
@@ -434,12 +445,14 @@ def assemble_reductions(shop, rule, table):
         op = rule[i, 0]
         if op == 0: break
         if op >= N_OPS: continue
-        for part in range(-1, 3):
-            lifted = table.kinds[op, part] == _BODY and table.takes[op] == 1 << GRID if part >= 0 else True       # `if` and `repeat`; other bodies run on crops
-            if not lifted or n == MAX_REDUCTIONS or not reduce_rule(table, rule, i, part, shop.changed) or not well_typed(table, shop.changed): continue
-            if not assemble_rule(shop, shop.changed, table, n + 1): continue
-            n += 1
-            shop.place[n, 2] = rule[i, 3] == 0 and part < 0
+        always = rule[i, 3] == 0 and op != _IF                                         # an `if` may leave a grid as it is
+        reduce_rule(table, rule, i, -1, shop.changed)
+        n = _add_reduction(shop, shop.changed, table, always, n)
+        if always and shop.changed[i, 0] and shop.changed[i, 3] == 0 and shop.changed[i, 0] != _IF:     # with the step behind it: two flips, plus one and minus one
+            reduce_rule(table, shop.changed, i, -1, shop.shorter)
+            n = _add_reduction(shop, shop.shorter, table, True, n)
+        for part in range(3):
+            if (op == _IF or op == _REPEAT) and reduce_rule(table, rule, i, part, shop.changed): n = _add_reduction(shop, shop.changed, table, False, n)
     return n
 
 @jit

@@ -9,7 +9,7 @@ from ..compiled import jit
 from ..dsl.types import GRID, HEADER, begin, finish, mix64
 
 # %% auto #0
-__all__ = ['FAMILIES', 'seed_state', 'draw', 'between', 'draw_scene']
+__all__ = ['FAMILIES', 'seed_state', 'draw', 'between', 'draw_scene', 'draw_family']
 
 # %% ../../nbs/18_scenes.ipynb #180005
 @jit
@@ -191,3 +191,9 @@ def draw_scene(state, family, low, high, palette, n_palette, target):
     elif family == 8: _scatter(state, target, low, high, palette, n_palette, 0, 0b0001010, 7)
     else: _scatter(state, target, low, high, palette, n_palette, palette[0], 0b1111111, 5)
     finish(target)
+
+# %% ../../nbs/18_scenes.ipynb #180021
+@jit
+def draw_family(state):
+    "A random family."
+    return draw(state, len(FAMILIES))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dsl.program import run_program
+from ..dsl.program import n_steps, run_program
 from ..generate.generator import sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack
 from .models import HELD_OUT_SEED, Jepa
@@ -38,7 +38,7 @@ class Question:
     demonstrations: tuple[Pair, ...]
     input: np.ndarray
     candidates: tuple[np.ndarray, ...]
-    programs: np.ndarray | None = None    # int16 candidates×6×3, where the programs are known
+    programs: np.ndarray | None = None    # int16 candidates×12×4, where the programs are known
 
 def synthetic_questions(n: int, seed: int = 0, demonstrations: int = 2, candidates: int = 32, curriculum=None) -> list[Question]:
     "Held-out synthetic tasks: the candidates are outputs of different programs on the test input."
@@ -71,7 +71,7 @@ def easy_questions(tasks: Sequence[Task], n_candidates: int = 64, seed: int = 0)
 def hard_questions(tasks: Sequence[Task], n_candidates: int = 64, seed: int = 0) -> list[Question]:
     "The first test of each task, among its input, the demonstrations' outputs and short programs on its input."
     programs = sample_batch(None, HELD_OUT_SEED + 500 + seed, 0, 600, 2, 0).programs
-    programs = programs[(programs[:, :, 0] > 0).sum(1) <= 2]
+    programs = programs[n_steps(programs) <= 2]
     found = []
     for i, task in enumerate(tasks):
         test, rng = task.tests[0], np.random.default_rng((seed, i))
@@ -168,7 +168,7 @@ def _entry(share: float, n: int) -> dict:
 def _one_step(n: int, seed: int) -> tuple[PackedGrids, np.ndarray]:
     "Grids (input, output, input, …) and ops of one-step programs, n pairs, two of a task."
     from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
-    single = GenerateConfig(phases={'phase_i': PhaseConfig(count=1, lengths={1: 1.0})})
+    single = GenerateConfig(task_schedule={'atomic': PhaseConfig()})
     batch = sample_batch(single, HELD_OUT_SEED + 900 + seed, 0, n // 2, 2, 0)
     return batch.grids, batch.programs[:, 0, 0].astype(int).repeat(2)
 
@@ -189,7 +189,7 @@ def measure(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question],
 # %% ../../nbs/28_diagnostics.ipynb #250024
 def _by_length(jepa: Jepa, questions: Sequence[Question]) -> dict[str, dict]:
     "cf32 for programs of each length."
-    lengths = np.array([(q.programs[0][:, 0] > 0).sum() for q in questions])
+    lengths = np.array([n_steps(q.programs[0]) for q in questions])
     scores = latent_scores(jepa, questions, encode_questions(jepa, questions), 'program')
     return {str(k): dict(n=int((lengths == k).sum()), **_entry(top1(scores[lengths == k]), int((lengths == k).sum()))) for k in np.unique(lengths)}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Config
+from ..dsl.program import MAX_ROWS
 from ..grid import MAX_SIDE
 from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, N_STATISTICS, OVERFLOW_COLOUR, RELATIONS, 
                                   SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, Tokens)
@@ -29,7 +30,7 @@ class NetworkConfig(Config):
     statistics: bool = True     # does the rule encoder see the hand statistics
 
 # %% auto #0
-__all__ = ['GROUP_ENDS', 'PROGRAM_STEPS', 'N_ARGUMENTS', 'NetworkConfig', 'token_rows', 'bits', 'TokenEmbedding', 'Block',
+__all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'NetworkConfig', 'token_rows', 'bits', 'TokenEmbedding', 'Block',
            'TokenTransformer', 'to_tensors', 'Encoder', 'ProgramEncoder', 'RuleEncoder', 'Predictor']
 
 # %% ../../nbs/24_encoder.ipynb #210005
@@ -135,23 +136,22 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor: return self.head(self.features(tokens))
 
 # %% ../../nbs/24_encoder.ipynb #210018
-PROGRAM_STEPS = 6
-N_ARGUMENTS = 64
+N_ARGUMENTS, N_PLACES = 64, 32
 
 class ProgramEncoder(nn.Module):
-    "int programs T×6×3 (op ≥ 1 or 0 = padding, arguments 0…63 or −1 = none) to float T×latent."
-    def __init__(self, n_ops: int, config: NetworkConfig):
+    "int programs T×12×4 (op ≥ 1 or 0 = padding, arguments 0…63 or −1 = none, place 0…31) to float T×latent; `n_words` is the number of ops, with padding and `input`, `here`, `next`."
+    def __init__(self, n_words: int, config: NetworkConfig):
         super().__init__()
         step = config.width
-        self.op = nn.Embedding(n_ops, step)
+        self.op, self.place = nn.Embedding(n_words, step), nn.Embedding(N_PLACES, step)
         self.arguments = nn.EmbeddingBag(2 * (N_ARGUMENTS + 1), step, mode='sum')
         self.step = nn.Sequential(nn.GELU(), nn.Linear(step, step), nn.GELU())
-        self.whole = nn.Sequential(nn.Linear(PROGRAM_STEPS * step, config.hidden), nn.LayerNorm(config.hidden), nn.GELU(), nn.Linear(config.hidden, config.latent))
+        self.whole = nn.Sequential(nn.Linear(MAX_ROWS * step, config.hidden), nn.LayerNorm(config.hidden), nn.GELU(), nn.Linear(config.hidden, config.latent))
 
     def forward(self, programs: Tensor) -> Tensor:
         programs = programs.long()
-        rows = programs[..., 1:] + 1 + torch.tensor([0, N_ARGUMENTS + 1], device=programs.device)
-        steps = self.op(programs[..., 0]) + self.arguments(rows.flatten(0, -2)).view(*programs.shape[:-1], self.op.embedding_dim)
+        rows = programs[..., 1:3] + 1 + torch.tensor([0, N_ARGUMENTS + 1], device=programs.device)
+        steps = self.op(programs[..., 0]) + self.place(programs[..., 3]) + self.arguments(rows.flatten(0, -2)).view(*programs.shape[:-1], self.op.embedding_dim)
         return self.whole(self.step(steps).flatten(-2))
 
 # %% ../../nbs/24_encoder.ipynb #210021

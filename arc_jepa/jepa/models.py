@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from ..config import Config, write_atomic
 from ..dsl.ops import N_OPS, op_table_hash
+from ..dsl.program import ARRAY_SHAPE, N_WORDS
 from ..grid import PackedGrids, Pair, Task, pack
-from .encoder import PROGRAM_STEPS, Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
+from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import LossConfig, Temperature, candidate_set, info_nce, op_log_probabilities, prior_loss, same_input_loss, two_tower_loss
 from .tokens import Tokens, TokenSettings, pair_statistics, tokenize, tokenizer_hash
 
@@ -45,7 +46,7 @@ class WorldModel(nn.Module):
         network = config.network
         self.config, self.n_ops = config, n_ops
         self.encoder, self.predictor = Encoder(network), Predictor(network)
-        self.programs, self.rules = ProgramEncoder(n_ops, network), RuleEncoder(network)
+        self.programs, self.rules = ProgramEncoder(n_ops + N_WORDS - N_OPS, network), RuleEncoder(network)
         self.rule_tower, self.program_tower = (nn.Sequential(nn.LayerNorm(network.latent), nn.Linear(network.latent, network.tower)) for _ in range(2))
         self.op_logits = nn.Sequential(nn.LayerNorm(network.latent), nn.Linear(network.latent, network.hidden), nn.GELU(), nn.Linear(network.hidden, n_ops))
         self.temperatures = nn.ModuleDict({name: Temperature(config.loss) for name in ('program', 'demonstrations', 'same_input', 'rule_program')})
@@ -56,8 +57,8 @@ class Prepared:
     "One training batch of T tasks with P pairs and C counterfactuals."
     tokens: Tokens          # of T·P·2 grids and T·C counterfactual outputs, in this order
     statistics: Tensor      # T×P×80
-    programs: Tensor        # int64 T×6×3
-    others: Tensor          # int64 T×C×6×3
+    programs: Tensor        # int64 T×12×4
+    others: Tensor          # int64 T×C×12×4
     names: Tensor           # int64 T + T·C, equal where programs are equal
     weights: Tensor         # T×P×P: row p says from which pairs the rule for pair p is inferred
 
@@ -81,8 +82,8 @@ def prepare(batch, settings: TokenSettings, rng: np.random.Generator) -> Prepare
     tokens = tokenize(grids, settings)
     inputs = np.arange(0, n * pairs * 2, 2)
     statistics = pair_statistics(grids, tokens, inputs, inputs + 1).reshape(n, pairs, -1)
-    others = batch.counterfactual_programs.reshape(n, -1, PROGRAM_STEPS, 3)
-    rows = np.concatenate([batch.programs.reshape(n, -1), others.reshape(-1, PROGRAM_STEPS * 3)])
+    others = batch.counterfactual_programs.reshape(n, -1, *ARRAY_SHAPE)
+    rows = np.concatenate([batch.programs.reshape(n, -1), others.reshape(-1, int(np.prod(ARRAY_SHAPE)))])
     names = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
     as_long = lambda x: torch.from_numpy(x.astype(np.int64))
     return Prepared(tokens, torch.from_numpy(statistics), as_long(batch.programs), as_long(others), as_long(names), torch.from_numpy(choose_demonstrations(n, pairs, rng)))
@@ -232,15 +233,15 @@ def _pad_tasks(rows: np.ndarray, lengths: Sequence[int], most: int) -> np.ndarra
 @_method
 @torch.inference_mode()
 def program_condition(self, programs: np.ndarray) -> np.ndarray:
-    "float32 …×latent of int programs …×6×3."
+    "float32 …×latent of int programs …×12×4."
     programs = np.asarray(programs)
-    flat = self.model.programs(self._tensor(programs.reshape(-1, PROGRAM_STEPS, 3).astype(np.int64)))
+    flat = self.model.programs(self._tensor(programs.reshape(-1, *ARRAY_SHAPE).astype(np.int64)))
     return flat.view(*programs.shape[:-2], -1).cpu().numpy()
 
 @_method
 @torch.inference_mode()
 def predict(self, z: np.ndarray, program: np.ndarray | None = None, rule: np.ndarray | None = None) -> np.ndarray:
-    "Latent of the output for the input latent `z` …×latent, from `program` (…×6×3) or `rule` (…×latent); the shapes in front are broadcast."
+    "Latent of the output for the input latent `z` …×latent, from `program` (…×12×4) or `rule` (…×latent); the shapes in front are broadcast."
     if (program is None) == (rule is None): raise ValueError('predict takes either a program or a rule')
     condition = self.program_condition(program) if rule is None else rule
     return self.model.predictor(self._tensor(z), self._tensor(condition)).cpu().numpy()
@@ -267,12 +268,12 @@ def rule_embedding(self, rule: np.ndarray) -> np.ndarray:
 @_method
 @torch.inference_mode()
 def program_embedding(self, programs: np.ndarray) -> np.ndarray:
-    "Unit vectors …×64 of int programs …×6×3; independent of any task, so they can be kept."
+    "Unit vectors …×64 of int programs …×12×4; independent of any task, so they can be kept."
     return F.normalize(self.model.program_tower(self._tensor(self.program_condition(programs))), dim=-1).cpu().numpy()
 
 @_method
 def rank(self, rule: np.ndarray, programs: np.ndarray) -> np.ndarray:
-    "Cosine of each rule (T×latent) with each program (M×6×3), T×M: higher fits better."
+    "Cosine of each rule (T×latent) with each program (M×12×4), T×M: higher fits better."
     return self.rule_embedding(rule) @ self.program_embedding(programs).T
 
 # %% ../../nbs/27_models.ipynb #240030

@@ -92,8 +92,9 @@ def op_log_probabilities(logits: Tensor) -> Tensor:
     return F.log_softmax(logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), float('-inf')), -1)
 
 def op_shares(programs: Tensor, n_ops: int) -> Tensor:
-    "float T×n_ops: how the steps of each program (T×6×3) share out among the ops."
-    counts = F.one_hot(programs[..., 0].long(), n_ops).sum(-2).float()
+    "float T×n_ops: how the steps of each program (T×12×4) share out among the ops; rows that are no op (padding, `input`, `here`, `next`) do not count."
+    ops = programs[..., 0].long()
+    counts = F.one_hot(ops.where(ops < n_ops, 0), n_ops).sum(-2).float()
     counts[..., 0] = 0
     return counts / counts.sum(-1, keepdim=True).clamp(min=1)
 

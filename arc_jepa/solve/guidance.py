@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Sequence
 import numpy as np
 from ..grid import Task
 from ..dsl.ops import N_OPS
-from ..generate.generator import TRAINING_CURRICULUM, sample_arrays
+from ..generate.generator import sample_batch
 
 if TYPE_CHECKING: from arc_jepa.jepa.models import Jepa
 
@@ -19,9 +19,9 @@ __all__ = ['operation_frequencies', 'Guidance']
 
 # %% ../../nbs/43_guidance.ipynb #430004
 @lru_cache(maxsize=1)
-def operation_frequencies(tasks_a_phase: int = 2000) -> np.ndarray:
+def operation_frequencies(tasks: int = 6000) -> np.ndarray:
     "float[N_OPS]: share of generated rules of the training curriculum in which each operation occurs (index 0 is padding, 0)."
-    programs = np.concatenate([sample_arrays(TRAINING_CURRICULUM, phase, 1_000_000, tasks_a_phase)[1] for phase in TRAINING_CURRICULUM.phases])
+    programs = sample_batch(None, 1_000_000, 0, tasks, pairs=2).programs
     occurs = (programs[:, :, 0, None] == np.arange(N_OPS)).any(1).mean(0)
     occurs[0] = 0
     return occurs
