@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import Field, model_validator
 from ..compiled import call_kernel, jit, pointer
 from ..config import Config, config_hash, did_you_mean, load_config, save_config, write_atomic
-from ..datasets import content_key, write_manifest
+from ..content import content_key
+from ..datasets import write_manifest
 from ..grid import PackedGrids, Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses, op_table_hash
 from ..dsl.program import MAX_STEPS_IN_ARRAY, Program, from_array, has_array_form
