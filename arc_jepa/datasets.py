@@ -11,10 +11,10 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import mmap
 import os
 import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from .config import atomic_file, did_you_mean
 from .grid import GridError, Task
 
 # %% auto #0
-__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'write_manifest', 'ManifestFile', 'load_tasks', 'load_task', 'content_key']
+__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'write_manifest', 'ManifestFile', 'load_tasks', 'load_task']
 
 # %% ../nbs/03_datasets.ipynb #030005
 class DatasetError(ValueError):
@@ -180,21 +180,25 @@ def write_manifest(path: str | os.PathLike,         # ends in `.jsonl` or `.json
 _MANIFEST_SUFFIXES = ('.jsonl', '.jsonl.gz')
 
 # %% ../nbs/03_datasets.ipynb #030036
-_BLOCK = 1 << 24   # bytes looked at in one go
+_BLOCK = 1 << 22   # bytes looked at in one go
 
-def _line_index(data: mmap.mmap | bytes) -> tuple[np.ndarray, str]:
+def _line_index(file: BinaryIO) -> tuple[np.ndarray, str]:
     "Where the lines that are not empty begin, and their numbers from 1 (int64, N×2); and a hash of all bytes."
-    newlines, digest = [], hashlib.sha256()
-    for start in range(0, len(data), _BLOCK):
-        block = data[start:start + _BLOCK]
+    digest, parts, place, begin, number, before = hashlib.sha256(), [], 0, 0, 1, b''
+    while True:
+        block = file.read(_BLOCK)
         digest.update(block)
-        newlines.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord('\n')) + start)
-    ends = np.concatenate([*newlines, [len(data)]]).astype(np.int64)   # the last line may lack its newline
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    length = ends - starts
-    filled = length > 0
-    for i in np.flatnonzero(length == 1): filled[i] = data[int(starts[i])] != ord('\r')
-    return np.stack([starts, np.arange(1, len(starts) + 1)], axis=1)[filled], digest.hexdigest()[:16]
+        ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord('\n')) + place
+        if not block and begin < place: ends = np.array([place])                # the last line may lack its newline
+        if len(ends):
+            starts = np.concatenate([[begin], ends[:-1] + 1])
+            filled = starts < ends
+            for i in np.flatnonzero(ends - starts == 1): filled[i] = (before + block)[starts[i] - place + len(before)] != ord('\r')
+            parts.append(np.stack([starts, np.arange(number, number + len(starts))], axis=1)[filled])
+            begin, number = int(ends[-1]) + 1, number + len(ends)
+        if not block: break
+        place, before = place + len(block), block[-1:]
+    return np.concatenate([np.empty((0, 2), np.int64), *parts]), digest.hexdigest()[:16]
 
 # %% ../nbs/03_datasets.ipynb #030039
 _INDEX_HEADER = 256   # bytes of JSON before the int64 pairs
@@ -219,7 +223,7 @@ def _save_index(path: Path, stamp: dict, index: np.ndarray, content_hash: str) -
     "Keep an index beside its manifest, if the folder may be written to."
     header = json.dumps({**stamp, 'lines': len(index), 'content_hash': content_hash}).ljust(_INDEX_HEADER)
     try:
-        with atomic_file(f'{path}.idx') as file: file.write(header.encode() + index.astype('<i8').tobytes())
+        with atomic_file(f'{path}.idx') as file: file.write(header.encode()), file.write(np.ascontiguousarray(index, '<i8').data)
     except OSError: pass   # a read-only folder: the index is only made again next time
 
 # %% ../nbs/03_datasets.ipynb #030043
@@ -244,20 +248,26 @@ class ManifestFile(Sequence):
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         stamp = _stamp(self.path)
-        with _open_unpacked(self.path) as file:
-            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b''
         packed = self.path.suffix == '.gz'
-        saved = None if packed else _saved_index(self.path)
-        self._index, self.content_hash = saved or _line_index(self._data)
-        if not packed and saved is None: _save_index(self.path, stamp, self._index, self.content_hash)
+        with _open_unpacked(self.path) as file:
+            saved = None if packed else _saved_index(self.path)
+            if saved is None:
+                file.seek(0)
+                saved = _line_index(file)
+                if not packed: _save_index(self.path, stamp, *saved)
+            self._index, self.content_hash = saved
+            self._size, self._descriptor = os.fstat(file.fileno()).st_size, os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
 
     def __len__(self) -> int: return len(self._index)
 
     def record(self, i: int) -> tuple[dict, str]:
         "Record i as parsed JSON, and its address `file:line`. Raises `DatasetError` if the line is not JSON."
-        start, line = (int(x) for x in self._index[i])
-        end = self._data.find(b'\n', start)
-        return _parse(self._data[start:end if end >= 0 else len(self._data)], str(self.path), line), f'{self.path}:{line}'
+        i = range(len(self))[i]
+        start, line = self._index[i].tolist()
+        end = int(self._index[i + 1, 0]) if i + 1 < len(self) else self._size
+        text = os.pread(self._descriptor, end - start, start).partition(b'\n')[0]      # at a place of its own, so that threads and forked processes can share the file
+        return _parse(text, str(self.path), line), f'{self.path}:{line}'
 
     def __getitem__(self, i: int) -> Task:
         record, where = self.record(i)
@@ -317,30 +327,3 @@ def load_task(spec: str | os.PathLike) -> Task:   # `arc1/training/00d62c1b`, `t
         for other in DATASET_NAMES:
             if id in _published(other): raise DatasetError(f'{parent}: no task {id!r}; it is in {other}')
     return tasks[id]
-
-# %% ../nbs/03_datasets.ipynb #030061
-def _orientations(grid: np.ndarray) -> list[np.ndarray]:
-    "The grid in its 8 symmetries, always in the same sequence."
-    return [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
-
-def _colour_free(role: bytes, *grids: np.ndarray) -> tuple[bytes, bytes]:
-    "Grids with colours renumbered by first appearance, as bytes with shapes; and the colours in that order."
-    cells = b''.join(grid.tobytes() for grid in grids)
-    colours = bytes(dict.fromkeys(cells))
-    shapes = bytes(side for grid in grids for side in grid.shape)
-    return role + shapes + cells.translate(bytes.maketrans(colours, bytes(range(len(colours))))), colours
-
-# %% ../nbs/03_datasets.ipynb #030063
-def content_key(task: Task) -> str:
-    """32 hexadecimal digits, the same for a task in any of its 8 symmetries, under any permutation of the 10 colours (each applied
-    to the whole task), and with its demonstrations or tests in another order; independent of id, metadata and test outputs."""
-    grids = [(b'd', _orientations(pair.input), _orientations(pair.output)) for pair in task.demonstrations]
-    grids += [(b't', _orientations(test.input)) for test in task.tests]
-    return min(_orientation_key([_colour_free(role, *(g[i] for g in turned)) for role, *turned in grids]) for i in range(8))
-
-def _orientation_key(pairs: list[tuple[bytes, bytes]]) -> str:
-    "One orientation: the pairs without colours, and what is left to say about each colour."
-    names = [hashlib.sha256(cells).digest() for cells, _ in pairs]
-    colours = {colour for _, seen in pairs for colour in seen}
-    descriptions = sorted(b''.join(sorted(name + bytes([seen.index(colour)]) for name, (_, seen) in zip(names, pairs) if colour in seen)) for colour in colours)
-    return hashlib.sha256(b''.join(sorted(names)) + b'|' + b'|'.join(descriptions)).hexdigest()[:32]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from arc_jepa.config import ConfigError, load_config
-from arc_jepa.datasets import content_key, load_tasks
+from arc_jepa.content import content_key
+from arc_jepa.datasets import load_tasks
 from arc_jepa.dsl.ops import OP_BY_NAME
 from arc_jepa.dsl.program import Failure, from_array, parse, run_program
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, generate, iterate_tasks, sample_arrays, sample_batch
