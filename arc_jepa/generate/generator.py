@@ -333,7 +333,7 @@ def _draw_other(state, shop, rule, table, near, other):
         i = draw(state, _n_steps(rule))
         return rule[i, 0] < N_OPS and reduce_rule(table, rule, i, -1, other) and other[0, 0] > 0 and well_typed(table, other)
     if near: return _change(state, rule, table, other)
-    return draw_rule(state, between(state, 1, 3 if not table.needs[0] else 4), table, shop.drawn, other)
+    return draw_rule(state, between(state, 1, 3) + table.needs[0], table, shop.drawn, other)
 
 @jit
 def sample_counterfactuals(state, shop, rule, table, source, result, largest, to, wanted):

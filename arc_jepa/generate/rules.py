@@ -254,7 +254,7 @@ def _occurs(table, rule, rows):
 
 @jit
 def draw_rule(state, length, table, frames, rule):
-    "One try to write a rule of `length` steps to `rule` (int64[12, 4]); False where it came out otherwise. `frames`: int64[≥ 5, 8] to work in."
+    "One try to write a rule of `length` steps (two at least where a structure is needed) to `rule` (int64[12, 4]); False where it came out otherwise. `frames`: int64[≥ 5, 8] to work in."
     for i in range(len(rule)): rule[i, 0], rule[i, 1], rule[i, 2], rule[i, 3] = 0, -1, -1, 0
     need, rows, steps, depth, longest = table.needs[0], 0, 0, 0, length - table.needs[0]
     f = frames[0]
