@@ -1184,6 +1184,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                           'arc_jepa.generate.scenes._unit_side': ('scenes.html#_unit_side', 'arc_jepa/generate/scenes.py'),
                                           'arc_jepa.generate.scenes.between': ('scenes.html#between', 'arc_jepa/generate/scenes.py'),
                                           'arc_jepa.generate.scenes.draw': ('scenes.html#draw', 'arc_jepa/generate/scenes.py'),
+                                          'arc_jepa.generate.scenes.draw_family': ( 'scenes.html#draw_family',
+                                                                                    'arc_jepa/generate/scenes.py'),
                                           'arc_jepa.generate.scenes.draw_scene': ('scenes.html#draw_scene', 'arc_jepa/generate/scenes.py'),
                                           'arc_jepa.generate.scenes.draw_styled_scene': ( 'scenes.html#draw_styled_scene',
                                                                                           'arc_jepa/generate/scenes.py'),
