@@ -264,7 +264,7 @@ def sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, in
     n_palette, family, (low, high) = _palette(state, rule, table.role, order.colours[0], order.colours[1], palette), draw_family(state), _sides(state, order.sides[0], order.sides[1])
     n_reductions, told, done, tries, source = -1, 0, 0, 0, shop.registers[0]
     while done < n_pairs:
-        if tries == 8 + 3 * done: return -1, 0
+        if tries == 6 + 3 * done: return -1, 0
         tries += 1
         draw_scene(state, family, low, high, palette, n_palette, source)
         at = run_code(shop, 0)
@@ -283,8 +283,8 @@ def sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, in
 
 @jit
 def sample_pairs(state, shop, steps, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, rejected):
-    "Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` (uint8[·, VALUE_BYTES]), demonstrations first, with a task that `rule` explains and nothing simpler does; False after four families of scenes. `rejected` counts `REJECTIONS`."
-    for _ in range(4):
+    "Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` (uint8[·, VALUE_BYTES]), demonstrations first, with a task that `rule` explains and nothing simpler does; False after three families of scenes. `rejected` counts `REJECTIONS`."
+    for _ in range(3):
         if not assemble_rule(shop, rule, table, 0): return False
         told, n_reductions = sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, rejected)
         if told < 0: continue

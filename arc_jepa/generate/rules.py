@@ -42,7 +42,7 @@ class RuleTable(NamedTuple):
     flat: np.ndarray          # float64[N_OPS]: weights of operations whose arguments are literals
     structure: np.ndarray     # float64[N_OPS]: weights of those that make the structure; at most one occurs
     needs: np.ndarray         # int64[1]: is there a structure
-    reach: np.ndarray         # uint8[2, types, types, MAX_LENGTH + 2]: [structure still needed, target, from, steps]
+    reach: np.ndarray         # int64[2, types, MAX_LENGTH + 2]: [structure still needed, from, steps] to the types that can be made, as bits
     refused: np.ndarray       # uint8[N_OPS, N_OPS]: this operation right behind that one is held out
     wanted: np.ndarray        # uint8[N_OPS, N_OPS]: one of these has to occur; row 0: alone; [0, 0]: is anything asked for
     max_depth: np.ndarray     # int64[1]: longest way through a rule, see `rule_depth`
@@ -103,14 +103,13 @@ def _weights(choice: Choice) -> np.ndarray:
 # %% ../../nbs/19_rules.ipynb #190011
 def _reachable(flat: np.ndarray, structure: np.ndarray) -> np.ndarray:
     "`RuleTable.reach` for operations with these weights."
-    n_types, ops = len(Type) + 1, [op for op in OPS if flat[op.number] or structure[op.number]]
-    reach = np.zeros((2, n_types, n_types, MAX_LENGTH + 2), np.uint8)
-    for t in range(1, n_types): reach[0, t, t, 0] = 1
+    ops, reach = [op for op in OPS if flat[op.number] or structure[op.number]], np.zeros((2, len(Type) + 1, MAX_LENGTH + 2), np.int64)
+    reach[0, :, 0] = 1 << np.arange(len(Type) + 1)
     for n in range(1, MAX_LENGTH + 2):
         for op in ops:
             for kind in op.takes:
-                if flat[op.number]: reach[:, :, kind, n] |= reach[:, :, op.gives, n - 1]
-                if structure[op.number]: reach[1, :, kind, n] |= reach[0, :, op.gives, n - 1]
+                if flat[op.number]: reach[:, kind, n] |= reach[:, op.gives, n - 1]
+                if structure[op.number]: reach[1, kind, n] |= reach[0, op.gives, n - 1]
     return reach
 
 @lru_cache(maxsize=256)
@@ -148,9 +147,7 @@ def _fits(table, op, weight, frame, need):
     kind, left = frame[_TYPE], frame[_LEFT] - 1
     if weight <= 0 or not (table.takes[op] >> kind) & 1: return False
     if frame[_LAST] and table.refused[frame[_LAST], op] or frame[_INSIDE] == _REPEAT and table.grows[op]: return False
-    for target in range(1, table.reach.shape[1]):
-        if (frame[_TARGET] >> target) & 1 and table.reach[need, target, table.gives[op], left]: return True
-    return False
+    return frame[_TARGET] & table.reach[need, table.gives[op], left] != 0
 
 @jit
 def _draw_op(state, table, frame, need, structure):
@@ -203,16 +200,13 @@ def _next_program(table, frame, row):
 @jit
 def _draw_target(state, table, accepts, kind):
     "A type out of the bit set `accepts` that can be made from `kind`, and a number of steps for it, mostly the smallest; (0, 0) for none."
-    target, start = 0, draw(state, table.reach.shape[1])
-    for i in range(table.reach.shape[1]):
-        t = (start + i) % table.reach.shape[1]
-        if not (accepts >> t) & 1: continue
-        for n in range(1, 4):
-            if table.reach[0, t, kind, n]: target = t
-        if target: break
-    if target == 0: return 0, 0
+    types, reach = table.reach.shape[1], table.reach[0, kind]
+    possible, target, start = accepts & (reach[1] | reach[2] | reach[3]), 0, draw(state, types)
+    if possible == 0: return 0, 0
+    while not (possible >> (start + target) % types) & 1: target += 1
+    target = (start + target) % types
     for n in range(1, 4):
-        if table.reach[0, target, kind, n] and (draw(state, 100) < 65 or not table.reach[0, target, kind, min(n + 1, 3)] or n == 3): return target, n
+        if (reach[n] >> target) & 1 and (n == 3 or draw(state, 100) < 65 or not (reach[n + 1] >> target) & 1): return target, n
     return 0, 0
 
 @jit

@@ -30,7 +30,7 @@ def between(state, low, high):
     "A whole number from `low` to `high`, both included."
     return low if high <= low else low + draw(state, high - low + 1)
 
-# %% ../../nbs/18_scenes.ipynb #180019
+# %% ../../nbs/18_scenes.ipynb #180023
 @jit
 def palette_style(palette, n_palette):
     "The style (uint64) that scenes with these colours in this order share."
@@ -40,9 +40,9 @@ def palette_style(palette, n_palette):
 
 @jit
 def _roles(task, palette, n_palette, coloured, ink):
-    "Fill `ink` (int64[12]): ground, special colour, the others; returns how many, at least two. The ground is black unless `coloured` or in one task of twelve."
+    "Fill `ink` (int64[12]): ground, special colour, the others; returns how many, at least two. The ground is black unless `coloured` or in one task of eleven."
     ink[0], last, black = 0, n_palette, False
-    if draw(task, 12) == 0 or coloured:
+    if draw(task, 11) == 0 or coloured:
         ink[0], last = palette[n_palette - 1], n_palette - 1
         black = draw(task, 2) == 0 or last == 0
     for k in range(last): ink[1 + k] = palette[k]
@@ -59,7 +59,7 @@ def _other(state, ink, n):
     "A colour that is neither the ground nor, where there is a third, the special colour."
     return ink[1] if n == 2 else ink[2 + draw(state, n - 2)]
 
-# %% ../../nbs/18_scenes.ipynb #180022
+# %% ../../nbs/18_scenes.ipynb #180026
 @jit
 def _begin_plain(state, task, target, low, high, colour):
     "A grid of one colour; returns its height and width."
@@ -149,7 +149,7 @@ def _stamp(target, w, top, left, stencil, height, width, colour, second, flips):
             on = stencil[y * width + x]
             if on: target[HEADER + (top + r) * w + left + c] = colour if on == 1 else second
 
-# %% ../../nbs/18_scenes.ipynb #180026
+# %% ../../nbs/18_scenes.ipynb #180030
 @jit
 def _place(state, target, h, w, height, width, ground):
     "Row · 64 + column where a box and its rim find only ground, or −1 after eight tries."
@@ -195,7 +195,6 @@ def _scatter(state, task, target, h, w, ink, n, kinds, most, stencil):
 
 # %% ../../nbs/18_scenes.ipynb #180010
 FAMILIES = ('objects', 'lines', 'dots', 'dense', 'motif', 'lattice', 'parts', 'mosaic', 'blocks', 'frames', 'nested', 'noise', 'coloured ground', 'regions', 'copies', 'markers')
-FAMILY_WEIGHTS = np.array([12, 11, 10, 3, 3, 4, 9, 3, 5, 5, 3, 11, 2, 3, 8, 8], np.int64)       # relative frequencies, in the order of `FAMILIES`
 
 @jit
 def _objects(state, task, h, w, ink, n, stencil, target):
@@ -226,7 +225,7 @@ def _lines(state, task, h, w, ink, n, target):
 def _dots(state, task, h, w, ink, n, target):
     many, one, special = draw(task, 3) == 0, draw(task, 3) == 0, draw(task, 2)
     single = _other(state, ink, n)
-    for _ in range(between(state, 1, max(3, h * w // 4) if many else min(8, max(3, h * w // 8)))):
+    for _ in range(between(state, 1, max(3, h * w // 4) if many else min(8 + h * w // 100, max(3, h * w // 8)))):
         target[HEADER + draw(state, h * w)] = single if one else _other(state, ink, n)
     if special: target[HEADER + draw(state, h * w)] = ink[1]
 
@@ -272,7 +271,7 @@ def _motif(state, task, h, w, ink, n, target):
             elif draw(state, 5) >= ground: target[HEADER + r * w + c] = _other(state, ink, n)
     if broken: _patches(state, target, h, w, ink[1] if n > 2 else ink[0], 2)
 
-# %% ../../nbs/18_scenes.ipynb #180029
+# %% ../../nbs/18_scenes.ipynb #180033
 @jit
 def _fitting(task, low, high, smallest, largest, line, extra):
     "A unit from `smallest` to `largest` cells, without its line, of which two or more fit whole into a side of the range; where none does, any."
@@ -288,7 +287,7 @@ def _fitting(task, low, high, smallest, largest, line, extra):
 def _lattice(state, task, low, high, ink, n, stencil, target):
     "Cells that are uniform (0, 1), ragged (2), empty or with one small picture (3), or mostly empty (4); a rim in a quarter of the tasks."
     content, extra = draw(task, 5), 1 if draw(task, 4) == 0 else -1
-    size = _fitting(task, low, high, 1 if high < 5 or draw(task, 6) == 0 else 2, max(1, min(6, (high - 1) // 2)), 1, extra)
+    size = _fitting(task, low, high, 1 if high < 5 or draw(task, 6) == 0 else 2, max(1, min(5 + high // 10, (high - 1) // 2)), 1, extra)
     h, w = _begin_units(state, task, target, low, high, size + 1, extra, 2)
     kind, shift = 6 + draw(state, 2), 1 if extra == 1 else 0
     _stencil(state, stencil, kind, size, size)
@@ -324,7 +323,7 @@ def _parts(state, task, low, high, ink, n, stencil, target):
     if layout >= 4:
         cols, line_across, w = _panel_count(state, task, low, high)
         if line_across != line: cols, w = 1, between(state, low, high)
-    if line == 0: own = 1                          # nothing but the colours tells such panels apart
+    if line == 0: own, content = 1, content if n > 3 and content != 1 else 2       # without a separator the content has to tell panels apart
     if layout < 4 and layout % 2: rows, cols, h, w = cols, rows, w, h
     begin(target, GRID, h, w)
     height, width = (h - line * (rows - 1)) // rows, (w - line * (cols - 1)) // cols
@@ -348,7 +347,7 @@ def _parts(state, task, low, high, ink, n, stencil, target):
 # %% ../../nbs/18_scenes.ipynb #180014
 @jit
 def _mosaic(state, task, h, w, ink, n, stencil, target):
-    "A random tile (0, 1), stripes down, across or aslant (2), `r·a + c·b` modulo a number (3); whole, or with patches."
+    "A random tile (0, 1), stripes down, across or aslant (2), `a·r + c` or `r + a·c` modulo a number (3); whole, or with patches."
     kind, down, right, holes, ground = draw(task, 4), between(task, 1, 4), between(task, 2, 4), draw(task, 3), draw(task, 2)
     slant, period = draw(task, 3), between(task, 2, max(2, min(n + 1, 6)))
     for k in range(max(down * right, period)): stencil[k] = ink[0] if ground and draw(state, 3) == 0 else _other(state, ink, n)
@@ -360,7 +359,7 @@ def _mosaic(state, task, h, w, ink, n, stencil, target):
         for c in range(w):
             if kind < 2: key = r % down * right + c % right
             elif kind == 2: key = (r if slant == 0 else c if slant == 1 else r + c) % period
-            else: key = (r * (1 + down % 2) + c * right) % period
+            else: key = (r * right + c if slant else r + c * right) % period
             target[HEADER + r * w + c] = stencil[key]
     if holes: _patches(state, target, h, w, 0 if holes == 2 and ink[0] else ink[1], 3)
 
@@ -368,7 +367,7 @@ def _mosaic(state, task, h, w, ink, n, stencil, target):
 def _blocks(state, task, low, high, ink, n, stencil, target):
     "Cells of a small picture, each drawn as a square of k×k cells: random cells, or one shape in the middle of nothing."
     dense, ground = draw(task, 2), 2 + draw(task, 2)
-    k = _fitting(task, low, high, 2 if high >= 4 else 1, max(1, min(5, high // 2)), 0, 0)
+    k = _fitting(task, low, high, 2 if high >= 4 else 1, max(1, min(3 + high // 6, high // 2)), 0, 0)
     h, w = _begin_units(state, task, target, low, high, k, 0, 2)
     rows, cols = (h + k - 1) // k, (w + k - 1) // k
     height, width = min(rows, LARGEST), min(cols, LARGEST)
@@ -383,7 +382,7 @@ def _blocks(state, task, low, high, ink, n, stencil, target):
             for r in range(y * k, min(y * k + k, h)):
                 for c in range(x * k, min(x * k + k, w)): target[HEADER + r * w + c] = paint
 
-# %% ../../nbs/18_scenes.ipynb #180032
+# %% ../../nbs/18_scenes.ipynb #180036
 @jit
 def _frames(state, task, h, w, ink, n, stencil, target):
     "Frames of three cells or more that are empty, full or hold single cells; with a gap in a third of the tasks."
@@ -418,7 +417,7 @@ def _nested(state, task, h, w, ink, n, target):
         at = _place(state, target, h, w, height, width, ink[0])
         if at >= 0: _rings(state, target, w, at >> 6, at & 63, height, width, ink, n, thick, 1 + draw(state, n - 1))
 
-# %% ../../nbs/18_scenes.ipynb #180034
+# %% ../../nbs/18_scenes.ipynb #180038
 @jit
 def _noise(state, task, h, w, ink, n, stencil, target):
     "Two of five tasks also have noise on the objects, in the colour of the ground."
@@ -469,7 +468,7 @@ def _regions(state, task, h, w, ink, n, stencil, target):
             target[HEADER + r * w + c] = stencil[3 * best + 2]
     for _ in range(1 + draw(state, 4) if dots else 0): target[HEADER + draw(state, h * w)] = ink[1]
 
-# %% ../../nbs/18_scenes.ipynb #180036
+# %% ../../nbs/18_scenes.ipynb #180040
 @jit
 def _copies(state, task, h, w, ink, n, stencil, target):
     "One shape several times: in any colours (0), all but one in one colour (1), one with a cell more or less (2), mirrored (3)."
@@ -528,7 +527,7 @@ def draw_styled_scene(state, style, family, low, high, palette, n_palette, targe
     high = min(max(high, low), MAX_SIDE)
     ink, stencil, task = np.zeros(12, np.int64), np.zeros(LARGEST * LARGEST, np.uint8), np.zeros(1, np.uint64)
     for _ in range(4):
-        task[0] = mix64(style + np.uint64(family))
+        task[0] = mix64(np.uint64(style) + np.uint64(family))
         n = _roles(task, palette, min(max(n_palette, 1), 9), family == 12, ink)
         if family == 5: _lattice(state, task, low, high, ink, n, stencil, target)
         elif family == 6: _parts(state, task, low, high, ink, n, stencil, target)
@@ -558,8 +557,15 @@ def draw_scene(state, family, low, high, palette, n_palette, target):
     As `draw_styled_scene`, with a style that follows from the colours and their order: scenes with one palette look like pairs of one task."""
     draw_styled_scene(state, palette_style(palette, min(max(n_palette, 1), 9)), family, low, high, palette, n_palette, target)
 
-# %% ../../nbs/18_scenes.ipynb #180021
+# %% ../../nbs/18_scenes.ipynb #180042
+FAMILY_WEIGHTS = np.array([12, 11, 10, 3, 3, 4, 9, 3, 5, 5, 3, 11, 2, 3, 8, 8], np.int64)
+_TOTAL_WEIGHT = int(FAMILY_WEIGHTS.sum())
+
 @jit
 def draw_family(state):
-    "A random family."
-    return draw(state, len(FAMILIES))
+    "An index of `FAMILIES`, as often as `FAMILY_WEIGHTS` says."
+    left = draw(state, _TOTAL_WEIGHT)
+    for family in range(len(FAMILY_WEIGHTS)):
+        left -= FAMILY_WEIGHTS[family]
+        if left < 0: return family
+    return len(FAMILY_WEIGHTS) - 1
