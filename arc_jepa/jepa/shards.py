@@ -239,7 +239,7 @@ def write_shards(source, directory: Path | str, settings: TokenSettings = TokenS
 
 def _generators_counterfactuals() -> CounterfactualsOf:
     from arc_jepa.generate import generator
-    if not hasattr(generator, 'counterfactuals_of'): raise ValueError('counterfactuals need a function that makes them: counterfactuals_of=…, or counterfactuals=0')
+    if not hasattr(generator, 'counterfactuals_of'): raise ValueError('counterfactuals need a function that makes them: counterfactuals_of=…, or counterfactuals=0 (--counterfactuals 0)')
     return generator.counterfactuals_of
 
 # %% ../../nbs/23_shards.ipynb #230028
