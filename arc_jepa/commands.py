@@ -17,7 +17,8 @@ from . import __version__
 
 # %% auto #0
 __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'data', 'TasksPath', 'main', 'pilot',
-           'generate', 'triples', 'train', 'probe', 'solve', 'evaluate', 'show', 'check', 'Benchmark', 'bench']
+           'generate', 'triples', 'train', 'probe', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'Benchmark',
+           'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond; beside another busy process that made training several times slower. A short spin costs 12 % on an idle
@@ -217,14 +218,36 @@ def check(path: TasksPath, as_json: AsJson = False, skip_bad: Annotated[bool, ty
         typer.echo(json.dumps(account.to_json()) if as_json else str(account))
     if account.bad and not (skip_bad and account.tasks and account.bad == account.bad_records): raise typer.Exit(1)
 
+# %% ../nbs/81_commands.ipynb #810020
+def _tokenized(found: dict) -> str:
+    "What was written, for people."
+    shares = sorted(((size / found['bytes'], name) for name, size in found['bytes_by_array'].items()), reverse=True)
+    return (f'{found["tasks"]:,} tasks, {found["grids"]:,} grids, {found["tokens"]:,} tokens, {found["counterfactuals"]} counterfactuals a task\n'
+            f'{found["bytes"] / 1e6:,.1f} MB in {found["shards"]} shards, {found["bytes"] / found["tasks"]:,.0f} bytes a task ({", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.01)})\n'
+            f'{found["seconds"]:.1f} s, {found["tokens_per_s"]:,.0f} tokens/s: {found["directory"]}/shards.json')
+
+@app.command(epilog='Example: `arc-jepa tokenize --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/tokenized/pilot_curriculum`')
+def tokenize(overrides: Overrides = None, manifest: Annotated[str, typer.Option('--manifest', '-m', help='Manifest, or a set of tasks by name.')] = ...,
+             output: Annotated[Path, typer.Option('--output', '-o', help='Directory to write.')] = ..., config: Annotated[str, typer.Option('--config', '-c', help='Training config (packaged name or path) whose model.tokens say how.')] = 'jepa_pilot',
+             compress: Annotated[bool, typer.Option('--compress', help='A quarter of the size; unpacked in memory when read.')] = False,
+             counterfactuals: Annotated[Optional[int], typer.Option('--counterfactuals', min=0, help='Outputs of other programs to store with each task; training.counterfactuals of the config if left out.')] = None, as_json: AsJson = False) -> None:
+    "Tokenise a manifest once, into shards that training reads (pre_tokenized.path=DIRECTORY)."
+    with _clear_errors():
+        from arc_jepa.config import load_config
+        from arc_jepa.jepa.shards import write_shards
+        from arc_jepa.train.training import TrainConfig
+        settings = load_config(TrainConfig, config, overrides or [])
+        found = write_shards(manifest, output, settings.model.tokens, counterfactuals=settings.training.counterfactuals if counterfactuals is None else counterfactuals, compress=compress)
+        typer.echo(json.dumps(found) if as_json else _tokenized(found))
+
 # %% ../nbs/81_commands.ipynb #810011
 class Benchmark(str, Enum):
     "What `arc-jepa bench` can measure."
-    kernels, search, generate, train = 'kernels', 'search', 'generate', 'train'
+    kernels, search, generate, tokens, train = 'kernels', 'search', 'generate', 'tokens', 'train'
 
 @app.command(epilog='Example: `arc-jepa bench search --json`')
 def bench(what: Annotated[Benchmark, typer.Argument(help='What to measure.')], as_json: AsJson = False) -> None:
-    "Rates per CPU-second on this machine: compiled operations, program search, task generation, training."
+    "Rates per CPU-second on this machine: compiled operations, program search, task generation, tokens and shards, training."
     with _clear_errors():
         from arc_jepa.evaluate import bench as benchmarks
         result = getattr(benchmarks, f'bench_{what.value}')()

@@ -28,6 +28,8 @@ RUNS = {  # documented command: appended words
     'arc-jepa train --config jepa_tiny': 'training.epochs=1 training.steps_per_epoch=4 training.batch_size=8',
     'arc-jepa probe artifacts/jepa/jepa_tiny': '--tasks 16',
     'arc-jepa train --config jepa_tiny training.epochs=1': '--output artifacts/jepa/again training.steps_per_epoch=2 training.batch_size=8',
+    'arc-jepa tokenize --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/tokenized/pilot_curriculum': '--counterfactuals 0',
+    'arc-jepa train --config jepa_pilot pre_tokenized.path=artifacts/tokenized/pilot_curriculum': 'training.counterfactuals=0 training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa solve arc1/training/3428a4f5 --draw': '',
     'arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json': '--limit 4 --max-nodes 500',
     'arc-jepa bench search --json': '',

@@ -22,7 +22,7 @@ from ..dsl.program import ARRAY_SHAPE, N_WORDS
 from ..grid import PackedGrids, Pair, Task, pack
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import LossConfig, Temperature, candidate_set, info_nce, op_log_probabilities, prior_loss, same_input_loss, two_tower_loss
-from .tokens import Tokens, TokenSettings, pair_statistics, tokenize, tokenizer_hash
+from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, prepare, tokenize, tokenizer_hash
 
 HELD_OUT_SEED = 1_000_000_000   # generator seeds from here on are for measuring; training refuses them
 
@@ -33,10 +33,10 @@ class JepaConfig(Config):
     loss: LossConfig = LossConfig()
 
 # %% auto #0
-__all__ = ['HELD_OUT_SEED', 'WEIGHTS', 'DESCRIPTION', 'JepaConfig', 'WorldModel', 'Prepared', 'choose_demonstrations', 'join',
-           'prepare', 'encode_batch', 'program_loss', 'same_input', 'batch_losses', 'JepaError', 'demonstration_pairs',
-           'Jepa', 'encode', 'encode_tokens', 'rule', 'program_condition', 'predict', 'distance', 'prior',
-           'rule_embedding', 'program_embedding', 'rank', 'save', 'load']
+__all__ = ['HELD_OUT_SEED', 'WEIGHTS', 'DESCRIPTION', 'JepaConfig', 'WorldModel', 'encode_batch', 'program_loss', 'same_input',
+           'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa', 'encode', 'encode_tokens', 'rule',
+           'program_condition', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding', 'rank', 'save',
+           'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 class WorldModel(nn.Module):
@@ -50,43 +50,6 @@ class WorldModel(nn.Module):
         self.rule_tower, self.program_tower = (nn.Sequential(nn.LayerNorm(network.latent), nn.Linear(network.latent, network.tower)) for _ in range(2))
         self.op_logits = nn.Sequential(nn.LayerNorm(network.latent), nn.Linear(network.latent, network.hidden), nn.GELU(), nn.Linear(network.hidden, n_ops))
         self.temperatures = nn.ModuleDict({name: Temperature(config.loss) for name in ('program', 'demonstrations', 'same_input', 'rule_program')})
-
-# %% ../../nbs/27_models.ipynb #240007
-@dataclass
-class Prepared:
-    "One training batch of T tasks with P pairs and C counterfactuals."
-    tokens: Tokens          # of T·P·2 grids and T·C counterfactual outputs, in this order
-    statistics: Tensor      # T×P×80
-    programs: Tensor        # int64 T×12×4
-    others: Tensor          # int64 T×C×12×4
-    names: Tensor           # int64 T + T·C, equal where programs are equal
-    weights: Tensor         # T×P×P: row p says from which pairs the rule for pair p is inferred
-
-def choose_demonstrations(n_tasks: int, pairs: int, rng: np.random.Generator) -> np.ndarray:
-    "float32 T×P×P, rows sum to 1: for each pair one to all of the other pairs, mostly all or all but one."
-    noise = rng.random((n_tasks, pairs, pairs)) + 2 * np.eye(pairs)          # a pair never explains itself
-    fewer = rng.choice([0, 1, 2], p=[0.5, 0.4, 0.1], size=(n_tasks, pairs, 1))
-    chosen = np.argsort(np.argsort(noise, -1), -1) < np.maximum(1, pairs - 1 - fewer)
-    return (chosen / chosen.sum(-1, keepdims=True)).astype(np.float32)
-
-def join(*parts: PackedGrids) -> PackedGrids:
-    "Several packs as one, in order."
-    starts = np.cumsum([0] + [len(p.cells) for p in parts[:-1]])
-    return PackedGrids(np.concatenate([p.cells for p in parts]), np.concatenate([p.offset + s for p, s in zip(parts, starts)]),
-                       np.concatenate([p.height for p in parts]), np.concatenate([p.width for p in parts]))
-
-def prepare(batch, settings: TokenSettings, rng: np.random.Generator) -> Prepared:
-    "A `TaskBatch` as the tensors that `batch_losses` takes."
-    n, pairs = batch.n_tasks, batch.pairs
-    grids = join(batch.grids, batch.counterfactuals) if len(batch.counterfactuals) else batch.grids
-    tokens = tokenize(grids, settings)
-    inputs = np.arange(0, n * pairs * 2, 2)
-    statistics = pair_statistics(grids, tokens, inputs, inputs + 1).reshape(n, pairs, -1)
-    others = batch.counterfactual_programs.reshape(n, -1, *ARRAY_SHAPE)
-    rows = np.concatenate([batch.programs.reshape(n, -1), others.reshape(-1, int(np.prod(ARRAY_SHAPE)))])
-    names = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
-    as_long = lambda x: torch.from_numpy(x.astype(np.int64))
-    return Prepared(tokens, torch.from_numpy(statistics), as_long(batch.programs), as_long(others), as_long(names), torch.from_numpy(choose_demonstrations(n, pairs, rng)))
 
 # %% ../../nbs/27_models.ipynb #240010
 def encode_batch(model: WorldModel, batch: Prepared) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:

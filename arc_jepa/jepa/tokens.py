@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +16,14 @@ from ..config import Config
 from ..grid import N_COLOURS, PackedGrids
 from ..objects import count_holes, label_components
 
+if TYPE_CHECKING: from torch import Tensor
+
 # %% auto #0
 __all__ = ['COLOUR', 'TOP', 'LEFT', 'HEIGHT', 'WIDTH', 'LOG_AREA', 'HOLES', 'BORDER', 'MASK', 'OBJECT_BYTES', 'OVERFLOW_COLOUR',
            'TOUCHING', 'INSIDE', 'CONTAINS', 'SAME_COLOUR', 'SAME_SHAPE', 'SAME_ROW', 'SAME_COLUMN', 'RELATIONS',
            'SCENE_HEIGHT', 'SCENE_WIDTH', 'SCENE_OBJECTS', 'SCENE_SHARE', 'SCENE_BYTES', 'N_STATISTICS',
-           'STATISTIC_GROUPS', 'TokenSettings', 'Tokens', 'tokenize', 'tokenizer_hash', 'pair_statistics']
+           'STATISTIC_GROUPS', 'TokenSettings', 'Tokens', 'tokenize', 'tokenizer_hash', 'pair_statistics', 'Prepared',
+           'choose_demonstrations', 'assemble', 'join', 'prepare']
 
 # %% ../../nbs/22_tokens.ipynb #200005
 COLOUR, TOP, LEFT, HEIGHT, WIDTH, LOG_AREA, HOLES, BORDER, MASK = range(9)
@@ -287,3 +291,45 @@ def pair_statistics(grids: PackedGrids, tokens: Tokens, inputs: np.ndarray, outp
     table = np.zeros((len(inputs), N_STATISTICS), np.float32)
     _statistics(grids.cells, grids.offset, grids.height, grids.width, tokens.scene, np.asarray(inputs, np.int64), np.asarray(outputs, np.int64), table)
     return table
+
+# %% ../../nbs/22_tokens.ipynb #220001
+@dataclass
+class Prepared:
+    "One training batch of T tasks with P pairs and C counterfactuals each; programs are in array form, S = `ARRAY_SHAPE`."
+    tokens: Tokens          # of T·P·2 grids and T·C counterfactual outputs, in this order
+    statistics: Tensor      # float32 T×P×80
+    programs: Tensor        # int64 T×S
+    others: Tensor          # int64 T×C×S
+    names: Tensor           # int64 T + T·C, equal where programs are equal
+    weights: Tensor         # float32 T×P×P: row p says from which pairs the rule for pair p is inferred
+
+def choose_demonstrations(n_tasks: int, pairs: int, rng: np.random.Generator) -> np.ndarray:
+    "float32 T×P×P, rows sum to 1: for each pair one to all of the other pairs, mostly all or all but one."
+    noise = rng.random((n_tasks, pairs, pairs)) + 2 * np.eye(pairs)          # a pair never explains itself
+    fewer = rng.choice([0, 1, 2], p=[0.5, 0.4, 0.1], size=(n_tasks, pairs, 1))
+    chosen = np.argsort(np.argsort(noise, -1), -1) < np.maximum(1, pairs - 1 - fewer)
+    return (chosen / chosen.sum(-1, keepdims=True)).astype(np.float32)
+
+def assemble(tokens: Tokens, statistics: np.ndarray, programs: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Prepared:
+    "The batch of these tokens, statistics (T×P×80), programs (T×S) and counterfactual programs (T×C×S), with demonstrations chosen by `rng`."
+    import torch            # here, because tokens are made and written without it as well
+    n, pairs = statistics.shape[:2]
+    rows = np.ascontiguousarray(np.concatenate([programs.reshape(n, -1), others.reshape(-1, programs[0].size)]))
+    names = np.unique(rows.view(f'V{rows.strides[0]}').ravel(), return_inverse=True)[1]       # whole programs as bytes: sorted six times as fast as row by row
+    as_long = lambda x: torch.from_numpy(x.astype(np.int64))
+    return Prepared(tokens, torch.from_numpy(statistics), as_long(programs), as_long(others), as_long(names), torch.from_numpy(choose_demonstrations(n, pairs, rng)))
+
+# %% ../../nbs/22_tokens.ipynb #220002
+def join(*parts: PackedGrids) -> PackedGrids:
+    "Several packs as one, in order."
+    starts = np.cumsum([0] + [len(p.cells) for p in parts[:-1]])
+    return PackedGrids(np.concatenate([p.cells for p in parts]), np.concatenate([p.offset + s for p, s in zip(parts, starts)]),
+                       np.concatenate([p.height for p in parts]), np.concatenate([p.width for p in parts]))
+
+def prepare(batch, settings: TokenSettings, rng: np.random.Generator) -> Prepared:
+    "A `TaskBatch` of the [generator](20_generator.ipynb) as the tensors that training takes."
+    grids = join(batch.grids, batch.counterfactuals) if len(batch.counterfactuals) else batch.grids
+    tokens = tokenize(grids, settings)
+    inputs = np.arange(0, batch.n_tasks * batch.pairs * 2, 2)
+    statistics = pair_statistics(grids, tokens, inputs, inputs + 1).reshape(batch.n_tasks, batch.pairs, -1)
+    return assemble(tokens, statistics, batch.programs, batch.counterfactual_programs, rng)

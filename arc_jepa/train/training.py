@@ -24,14 +24,15 @@ from tqdm import tqdm
 from ..config import Config, only_one, read_json_lines, save_config, write_atomic
 from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
-from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
-from ..jepa.tokens import tokenizer_hash
+from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
+from ..jepa.shards import Shards
+from ..jepa.tokens import Prepared, prepare, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
-__all__ = ['OBJECTIVES', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'TrainConfig', 'learning_rate',
-           'torch_threads', 'Trainer', 'metrics_row', 'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa',
-           'summary', 'plot_run']
+__all__ = ['OBJECTIVES', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized', 'TrainConfig',
+           'learning_rate', 'torch_threads', 'open_shards', 'Trainer', 'metrics_row', 'Log', 'read_metrics',
+           'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -60,12 +61,17 @@ class LoggingConfig(Config):
     every: int = Field(10, ge=1, description='steps between two lines of metrics.jsonl')
     flush_secs: int = Field(10, ge=1)
 
+class PreTokenized(Config):
+    "Training tasks from shards, as `arc-jepa tokenize` writes them, instead of sampled ones."
+    path: Path = Field(description='directory of the shards')
+
 class TrainConfig(Config):
     "A training run of the world model."
     model: JepaConfig = JepaConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     data: GenerateConfig | None = Field(None, description='curriculum; left out: the mixture of all phases')
+    pre_tokenized: PreTokenized | None = Field(None, description='shards to train on; left out: tasks are sampled by the curriculum. Validation samples in both cases')
     logging: LoggingConfig = LoggingConfig()
 
     @property
@@ -88,6 +94,14 @@ def torch_threads(n: int) -> Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
+# %% ../../nbs/31_training.ipynb #310036
+def open_shards(config: TrainConfig) -> Shards | None:
+    "The shards that the config names, if any. Raises `ShardError`, with the difference, where they were made of something else or cannot give such batches."
+    if config.pre_tokenized is None: return None
+    t, shards = config.training, Shards.open(config.pre_tokenized.path, config.model.tokens)
+    shards.check_training(t.batch_size, t.pairs, t.counterfactuals)
+    return shards
+
 # %% ../../nbs/31_training.ipynb #310031
 class Trainer:
     "Model, optimiser and counters of a run; `step()` does one update."
@@ -102,14 +116,17 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
         parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=self.random)
-        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.model.tokens))     # weights mean nothing under another table
+        self.shards = open_shards(config)
+        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.model.tokens), shards=self.shards.checksum if self.shards else None)     # weights mean nothing under another table
         self.state = RunState(parts, config.model_dump(mode='json') | meaning, config.training.keep)
 
-    def batch(self, index: int, seed: int | None = None):
-        "Batch number `index`, prepared."
-        t, seed = self.config.training, self.config.training.seed if seed is None else seed
-        sampled = sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
-        return prepare(sampled, self.config.model.tokens, np.random.default_rng((seed, index)))
+    def batch(self, index: int, seed: int | None = None) -> Prepared:
+        "Batch number `index`: from the shards, if the config names some, or sampled; always sampled where a `seed` is given."
+        t, shards = self.config.training, self.shards if seed is None else None
+        seed = t.seed if seed is None else seed
+        rng = np.random.default_rng((seed, index))
+        if shards: return shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng)
+        return prepare(sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals), self.config.model.tokens, rng)
 
     def step(self) -> dict[str, torch.Tensor]:
         "One update; losses, chance levels and gradient norm as tensors."
@@ -206,7 +223,7 @@ class TrainResult:
     tasks_per_second: float
     state_sha256: str
 
-MAY_CHANGE = ('logging', 'training.keep', 'training.epochs')    # training.epochs moves the cosine, which is the point of changing it
+MAY_CHANGE = ('logging', 'training.keep', 'training.epochs', 'pre_tokenized.path')    # training.epochs moves the cosine, which is the point of changing it; of the shards their content counts, not their place
 
 def _start(trainer: Trainer, run_dir: Path, resume: bool | str | Path) -> None:
     "A new run in an empty place, or an old one where it stopped; says which."
