@@ -9,7 +9,7 @@ from arc_jepa.generate.scenes import FAMILIES, FAMILY_WEIGHTS, draw, draw_family
 
 EDGE, CANARY = 4096, 0xA5
 FAMILY = {name: number for number, name in enumerate(FAMILIES)}
-OUT_OF_RANGE, PLAIN, FOREIGN, BYTES_AFTER, HEADERS = range(5)
+OUT_OF_RANGE, PLAIN, FOREIGN, BYTES_AFTER, HEADERS, BEYOND = range(6)
 
 
 def scene(family, seed, low, high, palette):
@@ -37,6 +37,8 @@ def _faults(value, low, high, palette, n_palette, faults):
     if plain and h * w > 1: faults[PLAIN] += 1
     for i in range(HEADER + h * w, value_bytes(value)):
         if value[i]: faults[BYTES_AFTER] += 1
+    for i in range(HEADER + ((high * high + 7) & ~7), VALUE_BYTES):          # behind the largest grid of the range
+        if value[i] != CANARY: faults[BEYOND] += 1
 
 
 @jit
@@ -50,6 +52,7 @@ def _sweep(lowest, rounds, palettes, target, faults, reached):
                     number += 1
                     seed_state(state, 22, number)
                     n_palette, palette = 1 + draw(state, 9), palettes[draw(state, len(palettes))]
+                    target[:] = CANARY
                     draw_scene(state, family, low, high, palette, n_palette, target)
                     _faults(target, low, high, palette, n_palette, faults[family])
                     if high - low == 3: reached[family, low, min(max(np.int64(target[1]) - low, 0), 3)] += 1
@@ -59,10 +62,10 @@ def _sweep(lowest, rounds, palettes, target, faults, reached):
 def test_every_family_keeps_to_every_range():
     "Sides inside the range, more than one colour, only colours of the palette and black, zeros behind the last cell, and guard bytes untouched."
     guarded = np.full(EDGE + VALUE_BYTES + EDGE, CANARY, np.uint8)
-    faults, reached = np.zeros((len(FAMILIES), 5), np.int64), np.zeros((len(FAMILIES), 41, 4), np.int64)
+    faults, reached = np.zeros((len(FAMILIES), 6), np.int64), np.zeros((len(FAMILIES), 41, 4), np.int64)
     drawn = _sweep(1, 8, palettes(60), guarded[EDGE:EDGE + VALUE_BYTES], faults, reached)
     assert drawn == 8 * len(FAMILIES) * 820
-    assert not faults.any(), {name: dict(zip(('range', 'plain', 'foreign', 'bytes behind', 'header'), row.tolist())) for name, row in zip(FAMILIES, faults) if row.any()}
+    assert not faults.any(), {name: dict(zip(('range', 'plain', 'foreign', 'bytes behind', 'header', 'beyond'), row.tolist())) for name, row in zip(FAMILIES, faults) if row.any()}
     assert (guarded[:EDGE] == CANARY).all() and (guarded[EDGE + VALUE_BYTES:] == CANARY).all()
     assert (reached.sum(1) > 20).all(), 'every family uses the whole range'
 
