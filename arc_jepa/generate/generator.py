@@ -19,7 +19,7 @@ from ..dsl.program import ARRAY_SHAPE, COLUMNS, MAX_ROWS
 from ..dsl.types import GRID, HEADER, VALUE_BYTES, hash_words, same_value, value_bytes
 from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_one_step,
                                      one_step, parts_that_matter, reduce_rule, rule_table, run_code, well_typed, workshop)
-from .scenes import between, draw, draw_family, draw_scene, seed_state
+from .scenes import between, draw, draw_family, draw_styled_scene, seed_state
 
 # %% auto #0
 __all__ = ['MAX_PAIRS', 'DEFAULT_LENGTHS', 'REJECTIONS', 'TRAINING_CURRICULUM', 'GridConfig', 'ColourConfig', 'ProgramConfig',
@@ -227,8 +227,7 @@ class Order(NamedTuple):
 @jit
 def _sides(state, low, high):
     "The range of sides of one task."
-    share = draw(state, 1 << 20) / (1 << 20)
-    largest = low + int(share * share * (high - low + 1))
+    largest = between(state, low, high)
     return max(low, (largest + 1) // 2), largest
 
 REJECTIONS = ('no_effect', 'superfluous_step', 'trivial', 'all_alike', 'shorter_program', 'another_argument')
@@ -261,12 +260,12 @@ def _is_there(rows, n, value):
 def sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, inputs, outputs, rejected):
     "Fill `inputs[:n_pairs]` and `outputs[:n_pairs]` with scenes of one family that `rule` (in `shop.code[0]`) changes, each in every step of its chain; returns the reductions of the rule that some demonstration tells from it, as bits, and their number; (−1, 0) where too many scenes fail."
     palette = np.zeros(16, np.int64)
-    n_palette, family, (low, high) = _palette(state, rule, table.role, order.colours[0], order.colours[1], palette), draw_family(state), _sides(state, order.sides[0], order.sides[1])
+    n_palette, family, style, (low, high) = _palette(state, rule, table.role, order.colours[0], order.colours[1], palette), draw_family(state), np.uint64(draw(state, 1 << 31)), _sides(state, order.sides[0], order.sides[1])
     n_reductions, told, done, tries, source = -1, 0, 0, 0, shop.registers[0]
     while done < n_pairs:
         if tries == 6 + 3 * done: return -1, 0
         tries += 1
-        draw_scene(state, family, low, high, palette, n_palette, source)
+        draw_styled_scene(state, style, family, low, high, palette, n_palette, source)
         at = run_code(shop, 0)
         if at < 0: rejected[_NO_EFFECT] += 1
         elif _is_trivial(source, shop.registers[at], max(30, order.sides[1])): rejected[_TRIVIAL] += 1
