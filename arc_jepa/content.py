@@ -77,9 +77,8 @@ def _read_pairs(cells, starts, heights, widths, first_grid, n_pairs, n_tests, sy
     "Rows 10… of `work`: hash (two halves) and `order` of each pair; test outputs are not looked at."
     for pair in range(n_pairs):
         grid, is_test = first_grid + 2 * pair, pair >= n_pairs - n_tests
-        role = np.uint64(2 if is_test else 1)
-        names, order, a, b = _UNSEEN, np.uint64(0), role, role
-        for part in range(1 if is_test else 2):
+        names, order, a, b = _UNSEEN, np.uint64(0), np.uint64(1), np.uint64(1)
+        for part in range(1 if is_test else 2):      # of one grid or of two, hashes cannot be the same: sizes come first, so that it is known which words belong to which grid
             names, order, a, b = _read_grid(cells, np.int64(starts[grid + part]), np.int64(heights[grid + part]), np.int64(widths[grid + part]), symmetry, names, order, a, b)
         work[10 + pair, 0], work[10 + pair, 1], work[10 + pair, 2] = a, b, order
 
