@@ -1610,8 +1610,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.jepa.shards._flatten': ('shards.html#_flatten', 'arc_jepa/jepa/shards.py'),
                                       'arc_jepa.jepa.shards._gather_counts': ('shards.html#_gather_counts', 'arc_jepa/jepa/shards.py'),
                                       'arc_jepa.jepa.shards._gather_grids': ('shards.html#_gather_grids', 'arc_jepa/jepa/shards.py'),
-                                      'arc_jepa.jepa.shards._generators_counterfactuals': ( 'shards.html#_generators_counterfactuals',
-                                                                                            'arc_jepa/jepa/shards.py'),
                                       'arc_jepa.jepa.shards._groups': ('shards.html#_groups', 'arc_jepa/jepa/shards.py'),
                                       'arc_jepa.jepa.shards._index_files': ('shards.html#_index_files', 'arc_jepa/jepa/shards.py'),
                                       'arc_jepa.jepa.shards._join_pieces': ('shards.html#_join_pieces', 'arc_jepa/jepa/shards.py'),

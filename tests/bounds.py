@@ -18,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from arc_jepa.dsl.ops import OP_BY_NAME, OPS
+from arc_jepa.dsl.program import ARRAY_SHAPE
 from arc_jepa.dsl.types import OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, value_bytes
-from arc_jepa.generate.generator import rule_table, sample_rule
+from arc_jepa.generate.rules import Choice, draw_rule, rule_table, workshop
 from arc_jepa.generate.scenes import seed_state
 from grids import random_grid
 
@@ -33,7 +34,7 @@ def checked():
 
 
 def main():
-    kernels, table, state, rule, rng = checked(), rule_table(None), np.zeros(1, np.uint64), np.zeros((6, 3), np.int64), np.random.default_rng(0)
+    kernels, table, frames, state, rule, rng = checked(), rule_table(Choice()), workshop().drawn, np.zeros(1, np.uint64), np.zeros(ARRAY_SHAPE, np.int64), np.random.default_rng(0)
     grids = [from_grid(random_grid(rng, *rng.integers(1, 31 if i % 10 else 41, 2), rng.integers(1, 11))) for i in range(2_000)]
     target, work, calls = np.empty(VALUE_BYTES, np.uint8), np.empty(WORK_BYTES, np.uint8), np.zeros(len(OPS) + 1, np.int64)
     met = np.zeros(len(OPS) + 1, np.int64)                 # second values on a canvas of another size
@@ -62,9 +63,9 @@ def main():
 
     for index in tqdm(range(PROGRAMS), desc='programs', mininterval=1):
         seed_state(state, 11, index)
-        sample_rule(state, 1 + index % 6, table, rule)
+        assert draw_rule(state, 1 + index % 6, table, frames, rule)
         value = grids[index % len(grids)]
-        for number, a, b in rule.tolist():
+        for number, a, b, _ in rule.tolist():
             if number == 0: break
             if index % 4 == 0:                                  # a side way of a few steps
                 side = value

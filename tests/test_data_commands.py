@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from arc_jepa.commands import app
 from arc_jepa.datasets import load_tasks, write_manifest
-from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, generate
+from arc_jepa.generate.corpus import generate
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, ProgramConfig
 from arc_jepa.grid import Pair, Task
 
 PROGRAM = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")']
-PHASES = {'phase_i': PhaseConfig(count=20), 'phase_ii': PhaseConfig(count=15, lengths={2: 0.6, 3: 0.4})}
+PHASES = {'phase_i': PhaseConfig(count=20), 'phase_ii': PhaseConfig(count=15)}
+LENGTHS = ProgramConfig(length_schedule={'phase_i': {1: 1.0}, 'phase_ii': {2: 0.6, 3: 0.4}})
 
 
 def run(*words): return CliRunner().invoke(app, ['data', *map(str, words)])
@@ -25,7 +27,7 @@ def run(*words): return CliRunner().invoke(app, ['data', *map(str, words)])
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     directory = tmp_path_factory.mktemp('made')
-    generate(GenerateConfig(name='made', seed=3, phases=PHASES, held_out=6), directory, progress=False)
+    generate(GenerateConfig(name='made', seed=3, task_schedule=PHASES, program=LENGTHS, held_out=6), directory, progress=False)
     return directory
 
 
@@ -75,7 +77,7 @@ def test_dotted_keys_and_values_as_text(tmp_path):
 
 
 @pytest.mark.parametrize('filters, says', [
-    (['phse=phase_i'], r"no task has 'phse' in its metadata, did you mean 'phase'\? \(there are: index, length, op, phase, program, seed\)"),
+    (['phse=phase_i'], r"no task has 'phse' in its metadata, did you mean 'phase'\? \(there are: index, kind, length, op, phase, program, seed\)"),
     (['phase=phase_x'], r"no task has phase=phase_x, did you mean 'phase_i.*\(there are: phase_i, phase_ii\)"),
     (['length=9'], r'no task has length=9.*\(there are: 1, 2, 3\)'),
     (['op=no_such_operation'], r'no task has op=no_such_operation.*\(there are: '),

@@ -22,7 +22,7 @@ PROGRAM = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_na
 RUNS = {  # documented command: appended words
     'arc-jepa --version': '',
     'arc-jepa --help': '',
-    'arc-jepa generate --config pilot_curriculum': 'phases.phase_i.count=10 phases.phase_ii.count=10 phases.phase_iii.count=10 held_out=5',
+    'arc-jepa generate --config pilot_curriculum': ' '.join(f'task_schedule.phase_{n}.count=10' for n in ('i', 'ii', 'iii', 'iv', 'v', 'vi')) + ' held_out=6',
     'arc-jepa data check artifacts/data/pilot_curriculum': '',
     'arc-jepa data show artifacts/data/pilot_curriculum --filter phase=phase_ii --output artifacts/data/phase_ii.html': '',
     'arc-jepa train --config jepa_tiny': 'training.epochs=1 training.steps_per_epoch=4 training.batch_size=8',

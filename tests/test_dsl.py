@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from grids import random_grid
+from programs import random_program
 from hypothesis import HealthCheck, given, settings, strategies as st
 from numba import njit
 from values import APPLIED, draw_call
@@ -13,9 +14,9 @@ from values import APPLIED, draw_call
 import arc_jepa.compiled
 from arc_jepa.compiled import call_kernel, pointer
 from arc_jepa.dsl.ops import Body, ColourMap, OP_BY_NAME, Operand, OPS, PackedPair, op_addresses
-from arc_jepa.dsl.program import MAX_ROWS, Failure, Program, ProgramError, Step, from_array, parse, run_program, run_value, to_array, to_rows
+from arc_jepa.dsl.program import ARRAY_SHAPE, MAX_ROWS, Failure, Program, ProgramError, Step, from_array, parse, run_program, run_value, to_array, to_rows
 from arc_jepa.dsl.types import OK, Status, Type, VALUE_BYTES, WORK_BYTES, from_grid, to_python, value_bytes
-from arc_jepa.generate.generator import rule_table, sample_rule
+from arc_jepa.generate.rules import Choice, draw_rule, rule_table, workshop
 from arc_jepa.generate.scenes import FAMILIES, draw_scene, seed_state
 
 # ---------------------------------------------------------------------------------------------------------------------------------------
@@ -268,10 +269,10 @@ def test_numpy_says_the_same(grid, seed):
 # Programs
 
 def some_programs(n, seed=0):
-    table, state, rule = rule_table(None), np.zeros(1, np.uint64), np.zeros((6, 3), np.int64)
+    table, state, rule, frames = rule_table(Choice()), np.zeros(1, np.uint64), np.zeros(ARRAY_SHAPE, np.int64), workshop().drawn
     for index in range(n):
         seed_state(state, seed, index)
-        assert sample_rule(state, 1 + index % 6, table, rule)
+        assert draw_rule(state, 1 + index % 6, table, frames, rule)
         yield from_array(rule)
 
 

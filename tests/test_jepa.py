@@ -22,7 +22,7 @@ from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig
 
 torch.set_num_threads(1)
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior')
-EASY = GenerateConfig(phases={'easy': PhaseConfig(count=1, lengths={1: 1.0}, primitives=[
+EASY = GenerateConfig(task_schedule={'easy': PhaseConfig(kind='atomic', primitives=[
     'replace', 'swap', 'recolour_all', 'keep_colour', 'fill_background', 'frame', 'scale', 'half', 'trim', 'flip_left_right', 'tile', 'outline'])})
 
 

@@ -14,7 +14,7 @@ from arc_jepa.compiled import call_kernel, pointer
 from arc_jepa.dsl.ops import OPS, op_addresses
 from arc_jepa.dsl.program import MAX_ROUNDS, Failure, parse, run_program, run_value
 from arc_jepa.dsl.types import (BOOLEAN, COLOUR, DIRECTION, GRID, HEADER, MASK, NUMBER, OBJECT, OBJECTS, OK, POSITION, SIZE, Status, TOO_LONG, Type, VALUE_BYTES, WORK_BYTES, from_grid, value_bytes)
-from arc_jepa.generate.generator import rule_table, sample_rule
+from arc_jepa.generate.rules import Choice, draw_rule, rule_table, workshop
 from arc_jepa.generate.scenes import FAMILIES, draw_scene, seed_state
 
 
@@ -279,14 +279,14 @@ def intact(buffer):
 
 
 @njit
-def run_many(seed, first, last, table, addresses, grids, buffers, work, tried, applied, at_fault):
+def run_many(seed, first, last, table, frames, addresses, grids, buffers, work, tried, applied, at_fault):
     """Sample rules number `first` … `last` and run each on one of `grids` (N, EDGE + VALUE_BYTES + EDGE); counts by operation go to `tried` and `applied`.
 
     Returns how many rules applied, or −1 with (rule, step, operation, check) in `at_fault`: 9 a status that is none, 10 bytes changed outside."""
-    state, rule, finished = np.zeros(1, np.uint64), np.zeros((6, 3), np.int64), 0
+    state, rule, finished = np.zeros(1, np.uint64), np.zeros((12, 4), np.int64), 0
     for index in range(first, last):
         seed_state(state, seed, index)
-        if not sample_rule(state, 1 + index % 6, table, rule): return -1
+        if not draw_rule(state, 1 + index % 6, table, frames, rule): return -1
         source, kind, step = grids[index % len(grids)], GRID, 0
         while step < 6 and rule[step, 0]:
             op, target = rule[step, 0], buffers[step % 2]
@@ -329,9 +329,9 @@ def test_one_million_random_programs():
     started, grids = time.perf_counter(), list(many_grids(1_000))
     sources, buffers, work = np.array([guarded(grid) for grid in grids]), np.array([guarded(), guarded()]), guarded(size=WORK_BYTES)
     tried, applied, at_fault = np.zeros(len(OPS) + 1, np.int64), np.zeros(len(OPS) + 1, np.int64), np.zeros(4, np.int64)
-    table, flat = rule_table(None), 0
-    for first, last, kinds in ((0, 500_000, table), (500_000, 950_000, table._replace(reach=np.ones_like(table.reach)))):           # to a grid; to a value of any type
-        finished = run_many(7, first, last, kinds, op_addresses(), sources, buffers, work, tried, applied, at_fault)
+    table, frames, flat = rule_table(Choice()), workshop().drawn, 0
+    for first, last, kinds in ((0, 500_000, table), (500_000, 950_000, table._replace(reach=np.full_like(table.reach, -1)))):           # to a grid; to a value of any type
+        finished = run_many(7, first, last, kinds, frames, op_addresses(), sources, buffers, work, tried, applied, at_fault)
         index, step, op, fault = at_fault
         assert finished >= 0, f'rule {index} on grid {index % len(grids)}, step {step + 1}, {OPS[op - 1].name}: check {fault}'
         flat += finished

@@ -5,7 +5,8 @@ import pytest
 from arc_jepa.datasets import load_task, load_tasks
 from arc_jepa.dsl.ops import N_OPS, OP_BY_NAME
 from arc_jepa.dsl.program import parse, run_program
-from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, iterate_tasks
+from arc_jepa.generate.corpus import tasks_of
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, ProgramConfig
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import search as search_module
 from arc_jepa.solve.search import FLOOR, OPERANDS, UNITS_PER_BIT, Search, instruction_costs, instructions_for
@@ -17,8 +18,8 @@ SOLVED = ['1f85a75f', '67a3c6ac', '0d3d703e', 'a416b8f3', '007bbfb7', '1cf80156'
 
 @pytest.fixture(scope='module')
 def tasks():
-    generated = iterate_tasks(GenerateConfig(phases={'p': PhaseConfig(lengths={1: .3, 2: .4, 3: .3})}), 'p', 8)
-    return [load_task(f'arc1/training/{name}') for name in SOLVED] + list(load_tasks('arc1/training')[::50]) + list(generated)
+    generated = tasks_of(GenerateConfig(task_schedule={'p': PhaseConfig()}, program=ProgramConfig(length_schedule={'p': {1: .3, 2: .4, 3: .3}})), 'p', 0, 8)
+    return [load_task(f'arc1/training/{name}') for name in SOLVED] + list(load_tasks('arc1/training')[::50]) + generated
 
 
 def outcome(task, programs=PROGRAMS, pieces=None, **settings):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from arc_jepa.commands import app
 from arc_jepa.datasets import load_tasks, write_manifest
 from arc_jepa.dsl.program import ARRAY_SHAPE, from_array
-from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, TaskBatch, iterate_tasks, sample_batch
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, TaskBatch, sample_batch
 from arc_jepa.grid import Pair, Task, pack
 from arc_jepa.jepa import shards as module
 from arc_jepa.jepa.shards import INDEX, N_PAIRS, N_TESTS, TIMINGS, Shards, ShardError, write_shards
@@ -25,7 +25,7 @@ from arc_jepa.train.runstate import CheckpointError
 from arc_jepa.train.training import PreTokenized, TrainConfig, TrainingConfig, train_jepa
 
 K, PAIRS, N = 3, 4, 90
-CURRICULUM = GenerateConfig(phases={'phase_i': PhaseConfig(), 'phase_ii': PhaseConfig(lengths={2: 1.0})})
+CURRICULUM = GenerateConfig(task_schedule={'atomic': PhaseConfig(), 'meta_rule': PhaseConfig()})
 
 
 @pytest.fixture(scope='module')

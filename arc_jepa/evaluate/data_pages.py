@@ -154,7 +154,7 @@ def label_problem(task: Task) -> str:
 
 def _trace_problem(trace: Any, program: Any) -> str:
     "Where the rule trace differs from the steps; arguments count where they are given."
-    from arc_jepa.generate.generator import rule_trace
+    from arc_jepa.generate.corpus import rule_trace
     if not isinstance(trace, list) or not all(isinstance(step, dict) for step in trace): return 'rule_trace: is not a list of steps'
     steps = rule_trace(program)
     if len(trace) != len(steps): return f'rule_trace: has {len(trace)} steps, the program {len(steps)}'

@@ -225,14 +225,16 @@ class _Target:
 
     def append(self, name: str, content: bytes) -> None:
         "Append to a file and wait until it is on the disk."
-        with open(self.directory/name, 'ab', buffering=0) as file:
-            for at in range(0, len(content), 1 << 20): file.write(content[at:at + (1 << 20)])
+        with open(self.directory/name, 'ab') as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
 
     def finish(self) -> dict:
         summary = {**self.counts.summary(), **self.mark}
         write_atomic(self.directory/'summary.json', json.dumps(summary, indent=1) + '\n')
         for name in ('progress.json', 'keys.bin'): (self.directory/name).unlink()
+        for left in self.directory.glob('.progress.json.*.tmp'): left.unlink()         # by a kill in the middle of `save`
         return summary
 
 # %% ../../nbs/21_corpus.ipynb #210017
@@ -307,11 +309,11 @@ def _write_block(target: _Target, block: _Block, first: int, last: int) -> None:
         counts.position = block.first + len(block.lines)
         target.save()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT): raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
         saved = Counts.from_json(target._read('progress.json')['counts'])
         for name, size in zip(('manifest.jsonl', 'heldout.jsonl'), saved.bytes):
             if (target.directory/name).exists(): os.truncate(target.directory/name, size)
-        raise OSError(error.errno, f'no space left on the device; {saved.tasks:,} whole tasks are in {target.directory/"manifest.jsonl"}. Make room and run the same command with --resume') from None
+        raise OSError(error.errno, f'{error.strerror}: {saved.tasks:,} whole tasks are in {target.directory/"manifest.jsonl"}. Make room and run the same command with --resume') from None
 
 # %% ../../nbs/21_corpus.ipynb #210022
 def _program_record(program: Program, array: np.ndarray | None = None) -> dict:

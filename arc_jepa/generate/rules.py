@@ -547,11 +547,10 @@ def explained_by_another_argument(shop, rule, table, inputs, outputs, n_demonstr
 @jit
 def _with_literal(rule, i, k, j, value, changed):
     "Write to `changed` the rule with `value` as scalar j (parameter k) of the step of row i, in place of a literal or of a program."
-    n, inside = 0, False
+    n, end, inside = 0, _end_of(rule, i), False
     for r in range(len(rule)):
-        if r > i and rule[r, 3] // 4 == rule[i, 3] // 4 + 1: inside = rule[r, 3] % 4 == k
-        if r > i and rule[r, 3] // 4 <= rule[i, 3] // 4: inside = False
-        if r > i and inside and rule[r, 0]: continue
+        if i < r < end and rule[r, 3] // 4 == rule[i, 3] // 4 + 1: inside = rule[r, 3] % 4 == k
+        if i < r < end and inside: continue
         changed[n] = rule[r]
         n += 1
         if r == i: changed[n - 1, 1 + j] = value

@@ -22,7 +22,7 @@ from ..config import only_one, write_atomic
 from ..datasets import DATASET_NAMES, TaskSet, load_tasks
 from ..dsl.ops import op_table_hash
 from ..dsl.program import ARRAY_SHAPE, Program, parse, to_array
-from ..generate.generator import stream
+from ..generate.generator import counterfactuals_of as generated_counterfactuals, stream
 from ..grid import PackedGrids, Pair, Task, pack
 from .tokens import N_STATISTICS, OBJECT_BYTES, SCENE_BYTES, Prepared, Tokens, TokenSettings, assemble, join, pair_statistics, tokenize, tokenizer_hash
 
@@ -209,17 +209,16 @@ def _write_all(tasks: TaskSet, directory: Path, settings: TokenSettings, k: int,
                 bytes=dict(stored=sum(shard['bytes'] for shard in shards), plain=sum(plain for plain, _ in sizes.values()), arrays=sizes), shards=shards)
 
 # %% ../../nbs/23_shards.ipynb #230023
-def write_shards(source, directory: Path | str, settings: TokenSettings = TokenSettings(), *, counterfactuals: int = 0, counterfactuals_of: CounterfactualsOf | None = None,
+def write_shards(source, directory: Path | str, settings: TokenSettings = TokenSettings(), *, counterfactuals: int = 0, counterfactuals_of: CounterfactualsOf = generated_counterfactuals,
                  seed: int = 0, shard_tasks: int = 4096, compress: bool = False, progress: bool = True) -> dict:
     """Tokenise all tasks of `source` (name, path, `TaskSet`, `ManifestFile` or tasks) into shards in `directory`; returns what was counted, bytes and seconds.
 
-    With `counterfactuals` K, `counterfactuals_of` makes K outputs of other programs for each task's last pair (None: the generator's).
+    With `counterfactuals` K, `counterfactuals_of` makes K outputs of other programs for each task's last pair.
     Raises DatasetError or GridError for a task that is none, OSError for a file that cannot be written, `DirectoryInUse`; nothing that was valid in `directory` is lost then."""
     from tqdm import tqdm
     directory, tasks = Path(directory), _tasks_of(source)
     if not len(tasks): raise ValueError(f'{tasks.name}: no tasks, so there is nothing to tokenise')
     if counterfactuals < 0 or shard_tasks < 1: raise ValueError(f'counterfactuals is {counterfactuals} and shard_tasks {shard_tasks}; at least 0 and 1')
-    if counterfactuals and counterfactuals_of is None: counterfactuals_of = _generators_counterfactuals()
     began, cpu, written = time.perf_counter(), time.process_time(), []
     with only_one(directory), tqdm(total=len(tasks), desc='tokenising', unit='task', disable=not progress, mininterval=0.5) as bar:
         needed = _index_files(directory)
@@ -236,11 +235,6 @@ def write_shards(source, directory: Path | str, settings: TokenSettings = TokenS
     rates = {f'{name}_per_s': index['counts'][name] / max(seconds['seconds'], 1e-9) for name in ('tasks', 'grids', 'tokens')}
     return dict(directory=str(directory), **index['counts'], counterfactuals=counterfactuals, shards=len(index['shards']), bytes=index['bytes']['stored'], plain_bytes=index['bytes']['plain'],
                 bytes_by_array={name: stored for name, (_, stored) in index['bytes']['arrays'].items()}, compress=compress, **seconds, **rates)
-
-def _generators_counterfactuals() -> CounterfactualsOf:
-    from arc_jepa.generate import generator
-    if not hasattr(generator, 'counterfactuals_of'): raise ValueError('counterfactuals need a function that makes them: counterfactuals_of=…, or counterfactuals=0 (--counterfactuals 0)')
-    return generator.counterfactuals_of
 
 # %% ../../nbs/23_shards.ipynb #230028
 def _read_index(directory: Path) -> dict:
