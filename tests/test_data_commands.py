@@ -42,7 +42,7 @@ def test_show_draws_the_first_tasks(made):
         result = run('show', path)
         assert result.exit_code == 0 and shown_ids(result.stdout) == tasks.ids[:12]
     result = run('show', path, '--n', 1)
-    assert f'program: {tasks[0].metadata["program"]}' in result.stdout and 'phase=phase_i, seed=3, index=0' in result.stdout and 'demonstration 1: ' in result.stdout
+    assert f'program: {tasks[0].metadata["program"]}' in result.stdout and 'phase=phase_i, kind=sequential, seed=3, index=0' in result.stdout and 'demonstration 1: ' in result.stdout
 
 
 def test_show_takes_whatever_load_tasks_takes(made, tmp_path):

@@ -303,7 +303,7 @@ def test_array_form_is_the_same_program():
         rows, steps = to_rows(program)
         assert from_array(rows) == program and len(rows) == len(steps) and [s for s in steps if s] == [Step(OPS[n - 1], s.arguments) for n, s in zip(rows[:, 0], steps) if s]
     for text in ('map_colours(blue:red)', ' | '.join(['flip_up_down'] * (MAX_ROWS + 1)), 'if(is_square, trim, input | trim)' + ' | repeat(trim)' * 4):
-        with pytest.raises(ValueError, match='at most 12 rows|does not fit'): to_array(parse(text))
+        with pytest.raises(ValueError, match='has at most 12|does not fit'): to_array(parse(text))
 
 
 MADE_BY = {Type.grid: '', Type.objects: 'objects8', Type.object: 'objects8 | pick_only', Type.mask: 'where_rim', Type.colour: 'commonest_colour', Type.number: 'count_colours', Type.boolean: 'is_square', Type.size: 'size_of',

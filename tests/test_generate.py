@@ -373,6 +373,11 @@ def test_pairs_beyond_what_the_compiled_loops_hold_are_refused(pairs):
     with pytest.raises(ValueError, match=f'pairs is {pairs}; a task has 2 to 8'): sample_batch(None, 0, 0, 4, pairs=pairs)
 
 
+def test_one_demonstration_is_too_few_for_a_condition():
+    with pytest.raises(ValueError, match='one demonstration cannot show both ways of a conditional rule'): sample_batch(None, 0, 0, 4, pairs=2)
+    with pytest.raises(ValueError, match='one demonstration'): sample_phase(GenerateConfig(task_schedule=KIND_PHASES, demonstrations=(1, 3)), 'conditional', 0, 1)
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------------
 # Runs that end early
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
+from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.jepa.diagnostics import encode_questions, latent_scores, synthetic_questions, top1
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
@@ -22,7 +22,7 @@ from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig
 
 torch.set_num_threads(1)
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior')
-EASY = GenerateConfig(task_schedule={'easy': PhaseConfig(kind='atomic', primitives=[
+EASY = GenerateConfig(grid=GridConfig(max_size=8), task_schedule={'easy': PhaseConfig(kind='atomic', primitives=[
     'replace', 'swap', 'recolour_all', 'keep_colour', 'fill_background', 'frame', 'scale', 'half', 'trim', 'flip_left_right', 'tile', 'outline'])})
 
 

@@ -16,10 +16,10 @@ from typing import Sequence
 import numpy as np
 from ..config import write_atomic
 from ..grid import Task
-from ..dsl.program import Failure, run_program
+from ..dsl.program import Failure, as_program, run_value
 from ..generate.generator import sample_batch
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
-from ..dsl.types import VALUE_BYTES, to_python
+from ..dsl.types import VALUE_BYTES, value_bytes
 from ..solve.guidance import Guidance
 from ..solve.search import warm_up
 from ..solve.solver import Solution, solve
@@ -37,19 +37,20 @@ def _fresh_scenes() -> tuple[np.ndarray, ...]:
     for i in range(20):
         seed_state(state, 0x5CE4E5, i)
         draw_scene(state, i % len(FAMILIES), 6, 12, np.random.default_rng(i).permutation(np.arange(1, 10)).astype(np.int64), 4, value)
-        scenes.append(to_python(value))
+        scenes.append(value[:value_bytes(value)].copy())
     return tuple(scenes)
 
 def behaviour(program) -> tuple | None:
     "What `program` (text, object or array) does on the fresh scenes, as something that can be compared; None when it applies to fewer than two of them."
-    results = [run_program(program, scene) for scene in _fresh_scenes()]
+    program = as_program(program)
+    results = [run_value(program, scene) for scene in _fresh_scenes()]
     if sum(not isinstance(r, Failure) for r in results) < 2: return None
-    return tuple(None if isinstance(r, Failure) else (r.shape, r.tobytes()) for r in results)
+    return tuple(None if isinstance(r, Failure) else r[:value_bytes(r)].tobytes() for r in results)
 
 @lru_cache(maxsize=1)
 def known_behaviours() -> frozenset:
     "Behaviours of a sample of the rules that training tasks are made of."
-    programs = sample_batch(None, 1_000_000, 1, 6000, pairs=2).programs
+    programs = sample_batch(None, 1_000_000, 1, 6000).programs
     return frozenset(behaviour(program) for program in np.unique(programs.reshape(len(programs), -1), axis=0).reshape(-1, *programs.shape[1:]))
 
 def novelty_rate(solutions: Sequence[Solution]) -> float:

@@ -451,6 +451,7 @@ def _packed(grids: Grids) -> PackedGrids:
 
 def _sampled(config: GenerateConfig, mixture: Mixture, order: Order, counterfactuals: int, what: str) -> Sample:
     n, side = order.n_tasks, max(30, config.grid.max_size)
+    if order.demonstrations[0] < 2 and any(config.kind_of(phase) == 'conditional' for phase in config.task_schedule): raise ValueError(f'{what}: one demonstration cannot show both ways of a conditional rule; ask for two or more')
     answer = Answer(room_for(2 * n * (order.demonstrations[1] + order.tests[1]), side), np.zeros((n, *ARRAY_SHAPE), np.int16), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(len(REJECTIONS), np.int64),
                     room_for(n * counterfactuals, side), np.zeros((n, counterfactuals, *ARRAY_SHAPE), np.int16))
     if not sample_tasks(order, mixture, workshop(), one_step(), answer): raise ValueError(f'{what}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')

@@ -70,7 +70,7 @@ def easy_questions(tasks: Sequence[Task], n_candidates: int = 64, seed: int = 0)
 
 def hard_questions(tasks: Sequence[Task], n_candidates: int = 64, seed: int = 0) -> list[Question]:
     "The first test of each task, among its input, the demonstrations' outputs and short programs on its input."
-    programs = sample_batch(None, HELD_OUT_SEED + 500 + seed, 0, 600, 2, 0).programs
+    programs = sample_batch(None, HELD_OUT_SEED + 500 + seed, 0, 600).programs
     programs = programs[n_steps(programs) <= 2]
     found = []
     for i, task in enumerate(tasks):

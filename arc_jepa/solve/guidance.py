@@ -21,7 +21,7 @@ __all__ = ['operation_frequencies', 'Guidance']
 @lru_cache(maxsize=1)
 def operation_frequencies(tasks: int = 6000) -> np.ndarray:
     "float[N_OPS]: share of generated rules of the training curriculum in which each operation occurs (index 0 is padding, 0)."
-    programs = sample_batch(None, 1_000_000, 0, tasks, pairs=2).programs
+    programs = sample_batch(None, 1_000_000, 0, tasks).programs
     occurs = (programs[:, :, 0, None] == np.arange(N_OPS)).any(1).mean(0)
     occurs[0] = 0
     return occurs
