@@ -189,6 +189,14 @@ def bench_search(programs: int = 50_000, every: int = 20, repeats: int = 3) -> d
 ANCHORS = {'icecuber, C++ (program-steps)': 75_000, 'Python enumerator (programs)': 6_400}
 
 # %% ../../nbs/54_bench.ipynb #540025
+def _curriculum_of(tasks: int):
+    "The training curriculum, scaled down to about this many tasks."
+    from arc_jepa.generate.generator import TRAINING_CURRICULUM
+    config = TRAINING_CURRICULUM.model_copy(deep=True, update={'held_out': 0})
+    total = sum(phase.count for phase in config.task_schedule.values())
+    for phase in config.task_schedule.values(): phase.count = max(1, phase.count * tasks // total)
+    return config
+
 def bench_generate(tasks: int = 2_000, written: int = 50_000, repeats: int = 5) -> dict:
     """Tasks in a CPU-second: `tasks_per_cpu_s`, four pairs with one step (the atomic phase), and `curriculum_tasks_per_cpu_s`, four pairs with the training curriculum, both in memory with all rejections and content keys;
     `written_tasks_per_cpu_s` the training curriculum through `generate`, manifest and summary included, `written` tasks once. Of that manifest: `index_s`, to open it for the first time, `open_s`, to open it again; `peak_mb` is what the whole process took."""
@@ -207,10 +215,8 @@ def bench_generate(tasks: int = 2_000, written: int = 50_000, repeats: int = 5) 
         return work(), time.perf_counter() - start
     atomic = GenerateConfig(task_schedule={'atomic': PhaseConfig()})
     sampled, mixed = rates(lambda: sample(atomic), repeats), rates(lambda: sample(TRAINING_CURRICULUM), repeats)
-    share = written / TRAINING_CURRICULUM.total
-    larger = TRAINING_CURRICULUM.model_copy(update={'held_out': 0, 'task_schedule': {name: p.model_copy(update={'count': int(p.count * share)}) for name, p in TRAINING_CURRICULUM.task_schedule.items()}})
     with tempfile.TemporaryDirectory() as directory:
-        summary = generate(larger, directory, progress=False)
+        summary = generate(_curriculum_of(written), directory, progress=False)
         _, index_s = clock(lambda: load_tasks(f'{directory}/manifest.jsonl')[0])
         _, open_s = clock(lambda: load_tasks(f'{directory}/manifest.jsonl')[-1])
     return {'tasks_per_cpu_s': sampled['median'], 'range': [sampled['min'], sampled['max']], 'curriculum_tasks_per_cpu_s': mixed['median'], 'curriculum_range': [mixed['min'], mixed['max']], 'pairs': 4, 'repeats': repeats,
@@ -218,21 +224,14 @@ def bench_generate(tasks: int = 2_000, written: int = 50_000, repeats: int = 5) 
             'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 # %% ../../nbs/54_bench.ipynb #540032
-def _curriculum_of(tasks: int):
-    "The training curriculum, scaled down to about this many tasks."
-    from arc_jepa.generate.generator import TRAINING_CURRICULUM
-    config = TRAINING_CURRICULUM.model_copy(deep=True, update={'held_out': 0})
-    total = sum(phase.count for phase in config.phases.values())
-    for phase in config.phases.values(): phase.count = max(1, phase.count * tasks // total)
-    return config
-
 def bench_tokens(tasks: int = 2_000, repeats: int = 5) -> dict:
     """Grids in a CPU-second of one core: `grids_per_cpu_s` tokenised in memory, `written_grids_per_cpu_s` from a manifest to shards, parsing included (`compressed_…`: and compressed).
 
     Tasks in a CPU-second as batches of 64 with four pairs: `read_tasks_per_cpu_s` from shards, `read_compressed_tasks_per_cpu_s` with everything unpacked before, `prepared_tasks_per_cpu_s` tokenised from grids in memory. `unpack_us_per_task` is the CPU time of unpacking."""
     import tempfile
     from pathlib import Path
-    from arc_jepa.generate.generator import generate, sample_batch
+    from arc_jepa.generate.corpus import generate
+    from arc_jepa.generate.generator import sample_batch
     from arc_jepa.jepa.shards import Shards, write_shards
     from arc_jepa.jepa.tokens import TokenSettings, prepare, tokenize
     ready, batches = sample_batch(None, 0, 0, tasks), 20
