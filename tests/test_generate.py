@@ -205,7 +205,7 @@ def test_no_other_argument_explains_the_demonstrations_and_not_the_test():
                         changed_arguments += 1
                         if not reproduces(other, Task('', task.demonstrations, ())): continue
                         assert reproduces(other, task) and not isinstance(step.arguments[k], Program), (str(program), str(other))
-    assert changed_arguments > 500
+    assert changed_arguments > 400
 
 
 def test_counterfactuals_are_other_outputs_of_the_same_input():
@@ -297,10 +297,10 @@ def test_lengths_and_depth_are_those_of_the_schedule():
     for kind, length in (('sequential', 5), ('conditional', 6), ('recursive', 4), ('meta_rule', 5)):
         config = GenerateConfig(task_schedule={'p': PhaseConfig(kind=kind)}, program=ProgramConfig(length_schedule={kind: {length: 3.0}}))
         assert (n_steps(sample_phase(config, 'p', 0, 40).programs) == length).all()
-    shallow = GenerateConfig(task_schedule={'meta_rule': PhaseConfig()}, program=ProgramConfig(length_schedule={'all': {3: 1, 4: 1}}, max_depth=3))
+    shallow = GenerateConfig(task_schedule={'conditional': PhaseConfig()}, program=ProgramConfig(length_schedule={'all': {6: 1}}, max_depth=3))
     def depth(program): return sum(1 + max((depth(inner) for inner in step.programs), default=0) for step in program.steps)
-    assert max(depth(from_array(p)) for p in sample_phase(shallow, 'meta_rule', 0, 100).programs) == 3
-    assert max(depth(from_array(p)) for p in sample_phase(shallow.model_copy(update={'program': ProgramConfig(length_schedule={'all': {4: 1}})}), 'meta_rule', 0, 100).programs) == 4
+    assert max(depth(from_array(p)) for p in sample_phase(shallow, 'conditional', 0, 60).programs) == 3
+    assert max(depth(from_array(p)) for p in sample_phase(shallow.model_copy(update={'program': ProgramConfig(length_schedule={'all': {6: 1}})}), 'conditional', 0, 60).programs) > 3
 
 
 def test_larger_grids_and_two_tests():
@@ -322,7 +322,7 @@ CURRICULA = [name for name in config_names() if name.endswith('curriculum') or '
 def test_packaged_curricula_keep_their_promise(name):
     config, rules = load_config(GenerateConfig, name), TRAINING.generator
     check_curriculum(config)
-    counts = {'pilot_curriculum': [2000, 3000, 2000, 800, 800, 1400], 'multi_phase_curriculum': [2000, 3000, 5000]}
+    counts = {'pilot_curriculum': [2200, 3200, 2000, 600, 600, 1400], 'multi_phase_curriculum': [2000, 3000, 5000]}
     if name in counts: assert [p.count for p in config.task_schedule.values()] == counts[name]
     if name == 'jepa_50k': assert config.total == 50_000
     batch = sample_batch(config, 1, 0, 60)

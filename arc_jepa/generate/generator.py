@@ -17,7 +17,7 @@ from ..grid import PackedGrids, Pair
 from ..dsl.ops import N_OPS
 from ..dsl.program import ARRAY_SHAPE, COLUMNS, MAX_ROWS
 from ..dsl.types import GRID, HEADER, VALUE_BYTES, hash_words, same_value, value_bytes
-from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_one_step,
+from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_another_condition, explained_by_one_step, keep_value,
                                      one_step, parts_that_matter, reduce_rule, rule_table, run_code, well_typed, workshop)
 from .scenes import between, draw, draw_family, draw_styled_scene, seed_state
 
@@ -80,7 +80,7 @@ class PhaseConfig(Config):
     kind: Kind | None = Field(None, description='kind of rule; left out: what the phase is called, or sequential')
     primitives: list[str] | None = Field(None, description='operations that may occur in this phase; those of `generator` if left out')
 
-# %% ../../nbs/20_generator.ipynb #200001
+# %% ../../nbs/20_generator.ipynb #200000
 DEFAULT_LENGTHS = {'atomic': {1: 1.0}, 'sequential': {2: 0.5, 3: 0.35, 4: 0.15}, 'conditional': {4: 0.6, 5: 0.4}, 'recursive': {2: 0.4, 3: 0.4, 4: 0.2}, 'meta_rule': {2: 0.2, 3: 0.4, 4: 0.3, 5: 0.1}}
 
 class GenerateConfig(Config):
@@ -186,7 +186,7 @@ def mixture_of(config: GenerateConfig, phases: tuple[str, ...] | None = None) ->
 def _table_of(mixture, phase):
     "The `RuleTable` of one phase."
     t = mixture.table
-    return RuleTable(t.takes, t.gives, t.accepts, t.kinds, t.n_values, t.values, t.role, t.grows, mixture.flat[phase], mixture.structure[phase], mixture.needs[phase], mixture.reach[phase], t.refused, t.wanted, t.max_depth)
+    return RuleTable(t.takes, t.gives, t.accepts, t.kinds, t.n_values, t.values, t.role, t.resizes, mixture.flat[phase], mixture.structure[phase], mixture.needs[phase], mixture.reach[phase], t.refused, t.wanted, t.max_depth)
 
 # %% ../../nbs/20_generator.ipynb #190015
 @jit
@@ -213,7 +213,7 @@ def _palette(state, rule, role, fewest, most, palette):
         palette[k], palette[j] = palette[j], palette[k]
     return n
 
-# %% ../../nbs/20_generator.ipynb #200005
+# %% ../../nbs/20_generator.ipynb #200004
 class Order(NamedTuple):
     "Which tasks are wanted: numbers `first` to `first + n_tasks − 1` of `seed`; ranges of demonstrations, tests, sides and colours."
     seed: int
@@ -230,8 +230,8 @@ def _sides(state, low, high):
     largest = between(state, low, high)
     return max(low, (largest + 1) // 2), largest
 
-REJECTIONS = ('no_effect', 'superfluous_step', 'trivial', 'all_alike', 'shorter_program', 'another_argument')
-_NO_EFFECT, _SUPERFLUOUS, _TRIVIAL, _ALIKE, _SHORTER, _ARGUMENT = range(len(REJECTIONS))
+REJECTIONS = ('no_effect', 'superfluous_step', 'trivial', 'all_alike', 'answer_shown', 'one_step', 'another_argument', 'another_condition')
+_NO_EFFECT, _SUPERFLUOUS, _TRIVIAL, _ALIKE, _SHOWN, _ONE_STEP, _ARGUMENT, _CONDITION = range(len(REJECTIONS))
 
 @jit
 def _n_steps(rule):
@@ -241,13 +241,9 @@ def _n_steps(rule):
 
 @jit
 def _is_trivial(source, result, largest):
-    "Is the result what went in, too large, or an area of one colour?"
+    "Is the result what went in, too large, all black, or an area of one colour?"
     h, w, colours = np.int64(result[1]), np.int64(result[2]), colours_in(result)
-    return h > largest or w > largest or same_value(source, result) or (h * w > 9 and colours & (colours - 1) == 0)
-
-@jit
-def _keep(value, row):
-    for i in range(value_bytes(value)): row[i] = value[i]
+    return h > largest or w > largest or same_value(source, result) or colours == 1 or (h * w > 9 and colours & (colours - 1) == 0)
 
 @jit
 def _is_there(rows, n, value):
@@ -263,15 +259,15 @@ def sample_scenes(state, shop, rule, table, order, n_demonstrations, n_pairs, in
     n_palette, family, style, (low, high) = _palette(state, rule, table.role, order.colours[0], order.colours[1], palette), draw_family(state), np.uint64(draw(state, 1 << 31)), _sides(state, order.sides[0], order.sides[1])
     n_reductions, told, done, tries, source = -1, 0, 0, 0, shop.registers[0]
     while done < n_pairs:
-        if tries == 6 + 3 * done: return -1, 0
+        if tries == 4 + 4 * done: return -1, 0
         tries += 1
         draw_styled_scene(state, style, family, low, high, palette, n_palette, source)
         at = run_code(shop, 0)
         if at < 0: rejected[_NO_EFFECT] += 1
         elif _is_trivial(source, shop.registers[at], max(30, order.sides[1])): rejected[_TRIVIAL] += 1
         elif not _is_there(inputs, done, source):
-            _keep(source, inputs[done])
-            _keep(shop.registers[at], outputs[done])
+            keep_value(source, inputs[done])
+            keep_value(shop.registers[at], outputs[done])
             if n_reductions < 0: n_reductions = assemble_reductions(shop, rule, table)
             parts = parts_that_matter(shop, n_reductions, outputs[done])
             if parts < 0: rejected[_SUPERFLUOUS] += 1
@@ -289,10 +285,14 @@ def sample_pairs(state, shop, steps, rule, table, order, n_demonstrations, n_pai
         if told < 0: continue
         alike = n_demonstrations > 1
         for k in range(1, n_demonstrations): alike &= same_value(outputs[k], outputs[0])
+        shown = False
+        for k in range(n_demonstrations, n_pairs): shown |= _is_there(outputs, n_demonstrations, outputs[k])
         if alike: rejected[_ALIKE] += 1
+        elif shown: rejected[_SHOWN] += 1                                            # whoever repeats what he saw would be right
         elif told != (1 << n_reductions) - 1: rejected[_SUPERFLUOUS] += 1
-        elif _n_steps(rule) > 1 and explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs): rejected[_SHORTER] += 1
+        elif explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs): rejected[_ONE_STEP] += 1
         elif explained_by_another_argument(shop, rule, table, inputs, outputs, n_demonstrations, n_pairs): rejected[_ARGUMENT] += 1
+        elif explained_by_another_condition(shop, rule, table, inputs, outputs, n_demonstrations, n_pairs): rejected[_CONDITION] += 1
         else: return True
     return False
 
@@ -342,7 +342,7 @@ def sample_counterfactuals(state, shop, rule, table, source, result, largest, to
     for attempt in range(80 * wanted):
         if found == wanted: return True
         if not _draw_other(state, shop, rule, table, found < wanted // 2 and attempt < 25 * wanted, other) or not assemble_rule(shop, other, table, 0): continue
-        _keep(source, shop.registers[0])
+        keep_value(source, shop.registers[0])
         at = run_code(shop, 0)
         if at < 0 or shop.registers[at, 0] != GRID or shop.registers[at, 1] > largest or shop.registers[at, 2] > largest: continue
         n = value_bytes(shop.registers[at])
@@ -350,7 +350,7 @@ def sample_counterfactuals(state, shop, rule, table, source, result, largest, to
         for k in range(found + 1): new &= hashes[k] != key
         if not new: continue
         hashes[found + 1], to.programs[found] = key, other
-        _keep(shop.registers[at], to.outputs[found])
+        keep_value(shop.registers[at], to.outputs[found])
         found += 1
     return found == wanted
 
@@ -489,7 +489,7 @@ def sample_batch(config: GenerateConfig | None, seed: int, index: int, n_tasks: 
     sample = _sampled(config, mixture_of(config), order, counterfactuals, 'task_schedule')
     return TaskBatch(sample.grids, n_tasks, pairs, sample.programs, sample.others, sample.other_programs)
 
-# %% ../../nbs/20_generator.ipynb #200013
+# %% ../../nbs/20_generator.ipynb #200012
 @jit
 def _counterfactuals_of(seed, programs, values, results, table, shop, answer_programs, to, largest):
     state, n_others = np.zeros(1, np.uint64), answer_programs.shape[1]

@@ -12,14 +12,15 @@ from ..compiled import call_kernel, jit, pointer
 from ..config import did_you_mean
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, Op
 from ..dsl.program import (COLUMNS, FRAME_FIELDS, INSTRUCTIONS_A_ROW, MAX_NESTING, MAX_ROWS, PARAMETER_KINDS, Instruction, Machine, assemble_rows, execute, machine)
-from ..dsl.types import GRID, HEADER, MAX_OBJECTS, OK, Type, VALUE_BYTES, WORK_BYTES, same_value
+from ..dsl.types import BOOLEAN, GRID, HEADER, MAX_OBJECTS, OK, Type, VALUE_BYTES, WORK_BYTES, same_value, value_bytes
 from .scenes import draw
 
 # %% auto #0
 __all__ = ['Kind', 'KINDS', 'MAX_LENGTH', 'SHORTEST', 'DRAW_FIELDS', 'MAX_REDUCTIONS', 'RuleTable', 'operations_named',
            'composition_named', 'Choice', 'rule_table', 'draw_rule', 'rule_depth', 'Workshop', 'workshop',
            'assemble_rule', 'run_code', 'well_typed', 'reduce_rule', 'assemble_reductions', 'parts_that_matter',
-           'OneStep', 'one_step', 'colours_in', 'explained_by_one_step', 'explained_by_another_argument']
+           'OneStep', 'one_step', 'keep_value', 'colours_in', 'explained_by_one_step', 'explained_by_another_argument',
+           'explained_by_another_condition']
 
 # %% ../../nbs/19_rules.ipynb #190005
 Kind = Literal['atomic', 'sequential', 'conditional', 'recursive', 'meta_rule']
@@ -38,11 +39,11 @@ class RuleTable(NamedTuple):
     n_values: np.ndarray      # int64[N_OPS, 2]: number of values that are drawn for a scalar argument
     values: np.ndarray        # int64[N_OPS, 2, 16]
     role: np.ndarray          # int64[N_OPS, 2]: 0 no colour, 1 a colour that is read, 2 written, 3 both
-    grows: np.ndarray         # uint8[N_OPS]: makes grids larger, so that to repeat it only ends where grids cannot grow any more
+    resizes: np.ndarray       # uint8[N_OPS]: makes grids larger or smaller; to repeat that ends where a grid cannot grow any more, or at a single line
     flat: np.ndarray          # float64[N_OPS]: weights of operations whose arguments are literals
     structure: np.ndarray     # float64[N_OPS]: weights of those that make the structure; at most one occurs
     needs: np.ndarray         # int64[1]: is there a structure
-    reach: np.ndarray         # int64[2, types, MAX_LENGTH + 2]: [structure still needed, from, steps] to the types that can be made, as bits
+    reach: np.ndarray         # int64[types, MAX_LENGTH + 1]: the types that so many literal steps can make of a type, as bits
     refused: np.ndarray       # uint8[N_OPS, N_OPS]: this operation right behind that one is held out
     wanted: np.ndarray        # uint8[N_OPS, N_OPS]: one of these has to occur; row 0: alone; [0, 0]: is anything asked for
     max_depth: np.ndarray     # int64[1]: longest way through a rule, see `rule_depth`
@@ -101,15 +102,13 @@ def _weights(choice: Choice) -> np.ndarray:
     return weights
 
 # %% ../../nbs/19_rules.ipynb #190011
-def _reachable(flat: np.ndarray, structure: np.ndarray) -> np.ndarray:
+def _reachable(flat: np.ndarray) -> np.ndarray:
     "`RuleTable.reach` for operations with these weights."
-    ops, reach = [op for op in OPS if flat[op.number] or structure[op.number]], np.zeros((2, len(Type) + 1, MAX_LENGTH + 2), np.int64)
-    reach[0, :, 0] = 1 << np.arange(len(Type) + 1)
-    for n in range(1, MAX_LENGTH + 2):
+    ops, reach = [op for op in OPS if flat[op.number]], np.zeros((len(Type) + 1, MAX_LENGTH + 1), np.int64)
+    reach[:, 0] = 1 << np.arange(len(Type) + 1)
+    for n in range(1, MAX_LENGTH + 1):
         for op in ops:
-            for kind in op.takes:
-                if flat[op.number]: reach[:, kind, n] |= reach[:, op.gives, n - 1]
-                if structure[op.number]: reach[1, kind, n] |= reach[0, op.gives, n - 1]
+            for kind in op.takes: reach[kind, n] |= reach[op.gives, n - 1]
     return reach
 
 @lru_cache(maxsize=256)
@@ -131,8 +130,8 @@ def rule_table(choice: Choice = Choice()) -> RuleTable:
     for text in choice.required_compositions: wanted[tuple(op.number for op in composition_named(text))] = 1
     for op in operations_named(choice.required): wanted[0, op.number] = 1
     wanted[0, 0] = bool(choice.required or choice.required_compositions)
-    grows = np.array([0] + [op.group == 'growing' for op in OPS], np.uint8)
-    return RuleTable(takes, gives, accepts, PARAMETER_KINDS, n_values, values, role, grows, flat, structure, np.array([int(choice.kind not in ('atomic', 'sequential'))]), _reachable(flat, structure), refused, wanted, np.array([choice.max_depth]))
+    resizes = np.array([0] + [op.group in ('growing', 'cutting') for op in OPS], np.uint8)
+    return RuleTable(takes, gives, accepts, PARAMETER_KINDS, n_values, values, role, resizes, flat, structure, np.array([int(choice.kind not in ('atomic', 'sequential'))]), _reachable(flat), refused, wanted, np.array([choice.max_depth]))
 
 # %% ../../nbs/19_rules.ipynb #190014
 DRAW_FIELDS = 8
@@ -142,30 +141,29 @@ _IF, _MAP, _REPEAT = (OP_BY_NAME[name].number for name in ('if', 'map', 'repeat'
 _INPUT, _HERE = N_OPS, N_OPS + 1     # rows that begin a chain
 
 @jit
-def _fits(table, op, weight, frame, need):
-    "May `op` come next in the chain of `frame`, given its weight? `need`: the structure is still to come, behind it."
-    kind, left = frame[_TYPE], frame[_LEFT] - 1
-    if weight <= 0 or not (table.takes[op] >> kind) & 1: return False
-    if frame[_LAST] and table.refused[frame[_LAST], op] or frame[_INSIDE] == _REPEAT and table.grows[op]: return False
-    return frame[_TARGET] & table.reach[need, table.gives[op], left] != 0
+def _draw_op(state, table, frame, target, left):
+    "A random literal operation for the chain of `frame`, with `left` steps behind it to one of the types `target`; 0 for none."
+    flat, takes, gives, reach, refused, resizes = table.flat, table.takes, table.gives, table.reach, table.refused, table.resizes     # a table that is handed on for each operation costs ten times as much
+    kind, before, repeated, total, chosen = frame[_TYPE], frame[_LAST], frame[_INSIDE] == _REPEAT, 0.0, 0
+    for op in range(1, len(takes)):
+        if flat[op] <= 0 or not (takes[op] >> kind) & 1 or not target & reach[gives[op], left]: continue
+        if (before and refused[before, op]) or (repeated and resizes[op]): continue
+        total += flat[op]
+        if total * draw(state, 1 << 30) < flat[op] * (1 << 30): chosen = op            # each stays with the probability that it should have
+    return chosen
 
 @jit
-def _draw_op(state, table, frame, need, structure):
-    "A random operation for the chain of `frame`, or 0. With `need` a structure has to come now or later, with `structure` it may."
-    total, n = 0.0, len(table.takes)
-    for op in range(1, n):
-        if _fits(table, op, table.flat[op], frame, need): total += table.flat[op]
-        if structure and _fits(table, op, table.structure[op], frame, 0): total += 4 * table.structure[op]
-    if total <= 0: return 0, False
-    point = total * (draw(state, 1 << 30) / (1 << 30))
-    for op in range(1, n):
-        if _fits(table, op, table.flat[op], frame, need):
-            point -= table.flat[op]
-            if point < 0: return op, False
-        if structure and _fits(table, op, table.structure[op], frame, 0):
-            point -= 4 * table.structure[op]
-            if point < 0: return op, True
-    return 0, False
+def _draw_structure(state, table, length):
+    "An operation that makes the structure, and how many steps of a chain of `length` stand behind it; (0, 0) where this one has no place."
+    point = table.structure.sum() * (draw(state, 1 << 30) / (1 << 30))
+    for op in range(1, len(table.takes)):
+        point -= table.structure[op]
+        if point < 0 and table.structure[op] > 0: break
+    start = draw(state, length)
+    for i in range(length):
+        before = (start + i) % length
+        if table.takes[op] & table.reach[GRID, before] and (table.reach[table.gives[op], length - 1 - before] >> GRID) & 1: return op, length - 1 - before
+    return 0, 0
 
 @jit
 def _write_step(state, table, op, structure, place, row):
@@ -200,7 +198,7 @@ def _next_program(table, frame, row):
 @jit
 def _draw_target(state, table, accepts, kind):
     "A type out of the bit set `accepts` that can be made from `kind`, and a number of steps for it, mostly the smallest; (0, 0) for none."
-    types, reach = table.reach.shape[1], table.reach[0, kind]
+    types, reach = table.reach.shape[0], table.reach[kind]
     possible, target, start = accepts & (reach[1] | reach[2] | reach[3]), 0, draw(state, types)
     if possible == 0: return 0, 0
     while not (possible >> (start + target) % types) & 1: target += 1
@@ -216,7 +214,8 @@ def _open_program(state, table, frames, depth, k, rule, rows):
     op, kind, place = rule[outer[_STEP], 0], outer[_TYPE], (outer[_PLACE] // 4 + 1) * 4 + k
     body = table.kinds[op, k] == _BODY
     if body: kind = GRID
-    if op == _IF and k == 2 and draw(state, 3) == 0:                                       # often nothing is done otherwise
+    alone = depth == 0 and outer[_STEP] == 0 and outer[_LEFT] == 1                      # the `if` is all there is: a grid that stays as it is would be no pair
+    if op == _IF and k == 2 and not alone and draw(state, 3) == 0:                     # often nothing is done otherwise
         if rows == len(rule): return -1
         rule[rows, 0], rule[rows, 1], rule[rows, 2], rule[rows, 3] = _HERE, -1, -1, place
         frame[_PLACE], frame[_LEFT], frame[_STEP] = place, 0, -1
@@ -250,10 +249,13 @@ def _occurs(table, rule, rows):
 def draw_rule(state, length, table, frames, rule):
     "One try to write a rule of `length` steps (two at least where a structure is needed) to `rule` (int64[12, 4]); False where it came out otherwise. `frames`: int64[≥ 5, 8] to work in."
     for i in range(len(rule)): rule[i, 0], rule[i, 1], rule[i, 2], rule[i, 3] = 0, -1, -1, 0
-    need, rows, steps, depth, longest = table.needs[0], 0, 0, 0, length - table.needs[0]
+    rows, steps, depth, structure, behind, main = 0, 0, 0, 0, -1, length
+    if table.needs[0]:
+        main = 1 + draw(state, length - 1)
+        structure, behind = _draw_structure(state, table, main)
+        if structure == 0: return False
     f = frames[0]
-    f[_PLACE], f[_TYPE], f[_TARGET], f[_STEP], f[_NEXT], f[_INSIDE], f[_LAST] = 0, GRID, 1 << GRID, -1, 0, 0, 0
-    f[_LEFT] = 1 + draw(state, longest) if need else length
+    f[_PLACE], f[_TYPE], f[_TARGET], f[_LEFT], f[_STEP], f[_NEXT], f[_INSIDE], f[_LAST] = 0, GRID, 1 << GRID, main, -1, 0, 0, 0
     while depth >= 0:
         f = frames[depth]
         if f[_STEP] >= 0:
@@ -269,13 +271,15 @@ def draw_rule(state, length, table, frames, rule):
             depth -= 1
             continue
         if rows == len(rule) or steps == length: return False
-        if depth == 1 and f[_INSIDE] == _MAP and f[_LEFT] == 1 and draw(state, 2): op, structure = _IF, False       # one thing for some objects, another for the rest
-        else: op, structure = _draw_op(state, table, f, need if depth == 0 else 0, need and depth == 0)
+        left, is_structure = f[_LEFT] - 1, depth == 0 and f[_LEFT] - 1 == behind
+        if is_structure: op = structure if (table.takes[structure] >> f[_TYPE]) & 1 and not (f[_LAST] and table.refused[f[_LAST], structure]) else 0
+        elif depth == 0 and left > behind >= 0: op = _draw_op(state, table, f, table.takes[structure], left - behind - 1)
+        elif depth == 1 and f[_INSIDE] == _MAP and left == 0 and draw(state, 2): op = _IF          # one thing for some objects, another for the rest
+        else: op = _draw_op(state, table, f, f[_TARGET], left)
         if op == 0: return False
-        _write_step(state, table, op, structure, f[_PLACE], rule[rows])
+        _write_step(state, table, op, is_structure, f[_PLACE], rule[rows])
         f[_STEP], f[_NEXT], rows, steps = rows, 0, rows + 1, steps + 1
-        if structure: need = 0
-    return steps == length and need == 0 and rule_depth(rule) <= table.max_depth[0] and _occurs(table, rule, rows)
+    return steps == length and rule_depth(rule) <= table.max_depth[0] and _occurs(table, rule, rows)
 
 # %% ../../nbs/19_rules.ipynb #190017
 @jit
@@ -461,25 +465,31 @@ def parts_that_matter(shop, n_reductions, result):
 
 # %% ../../nbs/19_rules.ipynb #190030
 class OneStep(NamedTuple):
-    "All programs of one literal step from grid to grid: rows (operation, argument, argument), the roles of the two as colours, and whether the size stays."
+    "All programs of one literal step from grid to grid: rows (operation, argument, argument), the roles of the two as colours, and what happens to the size (1: it stays, 2: it changes, 0: either)."
     rows: np.ndarray         # int64[n, 3]
     role: np.ndarray         # int64[n, 2], as in `RuleTable`
-    same_size: np.ndarray    # uint8[n]
+    size: np.ndarray         # uint8[n]
 
 _SAME_SIZE_GROUPS = ('colour', 'lines', 'repair')
+_RESIZING = {op.name for op in OPS if op.group == 'growing'} - {'tile', 'mirror_tile_3', 'fractal', 'fractal_inverse', 'fractal_commonest', 'scale_by_colours'} | {'half', 'quarter', 'peel', 'take', 'drop'}
 
 @lru_cache(maxsize=1)
 def one_step() -> OneStep:
     "The enumeration of programs of one step."
-    table, rows, role, same = rule_table(), [], [], []
+    table, rows, role, size = rule_table(), [], [], []
     for op in OPS:
         if not _is_flat(op) or Type.grid not in op.takes or op.gives is not Type.grid: continue
         choices = [table.values[op.number, j, :table.n_values[op.number, j]].tolist() or [-1] for j in range(2)]
         for a in choices[0]:
             for b in choices[1]:
                 if op.name in ('replace', 'swap') and (a == b or op.name == 'swap' and a > b): continue
-                rows.append((op.number, a, b)); role.append([r if v > 0 else 0 for r, v in zip(table.role[op.number], (a, b))]); same.append(op.group in _SAME_SIZE_GROUPS)
-    return OneStep(np.array(rows, np.int64), np.array(role, np.int64), np.array(same, np.uint8))
+                rows.append((op.number, a, b)); role.append([r if v > 0 else 0 for r, v in zip(table.role[op.number], (a, b))]); size.append(1 if op.group in _SAME_SIZE_GROUPS else 2 if op.name in _RESIZING else 0)
+    return OneStep(np.array(rows, np.int64), np.array(role, np.int64), np.array(size, np.uint8))
+
+@jit
+def keep_value(value, row):
+    "Copy a value to `row`."
+    for i in range(value_bytes(value)): row[i] = value[i]
 
 @jit
 def colours_in(value):
@@ -491,8 +501,8 @@ def colours_in(value):
 @jit
 def _possible(role, colour, read, written):
     "Could an argument with this role be this colour, given the colours of one pair?"
-    if role == 1: return (read >> colour) & 1
-    if role == 2: return (written >> colour) & 1
+    if role == 1: return (read >> colour) & 1 == 1
+    if role == 2: return (written >> colour) & 1 == 1
     return True
 
 @jit
@@ -501,16 +511,17 @@ def explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pair
     small = 0
     for k in range(1, n_demonstrations):
         if np.int64(inputs[k, 1]) * np.int64(inputs[k, 2]) < np.int64(inputs[small, 1]) * np.int64(inputs[small, 2]): small = k
-    read, written, target = colours_in(inputs[small]), colours_in(outputs[small]), shop.registers[1]
-    resized = inputs[small, 1] != outputs[small, 1] or inputs[small, 2] != outputs[small, 2]
+    read, written, target, addresses, work = colours_in(inputs[small]), colours_in(outputs[small]), shop.registers[1], shop.machine.addresses, shop.work
+    skipped, new = 1 if inputs[small, 1] != outputs[small, 1] or inputs[small, 2] != outputs[small, 2] else 2, written & ~read & ~1
     for i in range(len(steps.rows)):
-        if resized and steps.same_size[i]: continue
         op, a, b = steps.rows[i]
+        named = (steps.role[i, 0] > 0) << max(a, 0) | (steps.role[i, 1] > 0) << max(b, 0)
+        if steps.size[i] == skipped or new & ~named: continue                          # a colour that was not there has to be an argument
         if not (_possible(steps.role[i, 0], a, read, written) and _possible(steps.role[i, 1], b, read, written)): continue
         fitted = 0
         for j in range(n_pairs):
             k = small if j == 0 else 0 if j == small else j
-            status = call_kernel(shop.machine.addresses[op], pointer(inputs[k], 0), pointer(inputs[k], 0), pointer(target, 0), pointer(shop.work, 0), max(a, 0), max(b, 0))
+            status = call_kernel(addresses[op], pointer(inputs[k], 0), pointer(inputs[k], 0), pointer(target, 0), pointer(work, 0), max(a, 0), max(b, 0))
             if status != OK or not same_value(target, outputs[k]): break
             fitted += 1
         if n_demonstrations <= fitted < n_pairs: return True
@@ -520,7 +531,7 @@ def explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pair
 def _fits_like(shop, k, inputs, outputs, n_pairs):
     "How many of the pairs, from the first on, `shop.code[k]` reproduces."
     for i in range(n_pairs):
-        shop.registers[0] = inputs[i]
+        keep_value(inputs[i], shop.registers[0])
         at = run_code(shop, k)
         if at < 0 or not same_value(shop.registers[at], outputs[i]): return i
     return n_pairs
@@ -542,6 +553,21 @@ def explained_by_another_argument(shop, rule, table, inputs, outputs, n_demonstr
                 if not assemble_rule(shop, shop.changed, table, 1): continue
                 fitted = _fits_like(shop, 1, inputs, outputs, n_pairs)
                 if fitted >= n_demonstrations and (fitted < n_pairs or rule[i, 1 + j] < 0): return True
+    return False
+
+@jit
+def explained_by_another_condition(shop, rule, table, inputs, outputs, n_demonstrations, n_pairs):
+    "Does the rule with another operation in place of one that gives a boolean reproduce all demonstrations, but not all tests?"
+    for i in range(len(rule)):
+        op = rule[i, 0]
+        if op == 0: break
+        if op >= N_OPS or table.gives[op] != BOOLEAN or not table.flat[op]: continue
+        for other in range(1, N_OPS):
+            if other == op or table.gives[other] != BOOLEAN or table.flat[other] <= 0 or table.takes[op] & ~table.takes[other]: continue
+            for v in range(max(table.n_values[other, 0], 1)):
+                shop.changed[:] = rule
+                shop.changed[i, 0], shop.changed[i, 1], shop.changed[i, 2] = other, table.values[other, 0, v] if table.n_values[other, 0] else -1, -1
+                if assemble_rule(shop, shop.changed, table, 1) and n_demonstrations <= _fits_like(shop, 1, inputs, outputs, n_pairs) < n_pairs: return True
     return False
 
 @jit
