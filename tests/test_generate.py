@@ -16,12 +16,13 @@ from arc_jepa.config import ConfigError, config_names, load_config
 from arc_jepa.content import content_key, task_keys
 from arc_jepa.datasets import DatasetError, load_tasks
 from arc_jepa.dsl.ops import OP_BY_NAME, OPS, Body, Operand
-from arc_jepa.dsl.program import Failure, Program, check, from_array, n_steps, parse, reproduces, run_program
+from arc_jepa.dsl.program import ARRAY_SHAPE, Failure, Program, check, from_array, n_steps, parse, reproduces, run_program, to_array
 from arc_jepa.dsl.types import Type
 from arc_jepa.generate import corpus
 from arc_jepa.generate.corpus import generate, tasks_of
 from arc_jepa.generate.generator import ColourConfig, GenerateConfig, GeneratorConfig, GridConfig, PhaseConfig, ProgramConfig, check_curriculum, counterfactuals_of, sample_batch, sample_phase
-from arc_jepa.generate.rules import KINDS
+from arc_jepa.generate.rules import KINDS, MAX_LENGTH, SHORTEST, Choice, draw_rule, rule_table, workshop
+from arc_jepa.generate.scenes import seed_state
 from arc_jepa.grid import Task, pack
 
 KIND_PHASES = {kind: PhaseConfig(count=40) for kind in KINDS}
@@ -193,7 +194,7 @@ def test_no_program_of_one_step_explains_the_demonstrations_and_not_the_test():
         first, demonstrations = task.demonstrations[0], Task('', task.demonstrations, ())
         for program in programs:
             if not np.array_equal(run_program(program, first.input), first.output) or not reproduces(program, demonstrations): continue
-            assert reproduces(program, task), (task.metadata['program'], str(program))
+            assert task.metadata['kind'] == 'atomic' and reproduces(program, task), (task.metadata['program'], str(program))
 
 
 def test_no_other_argument_explains_the_demonstrations_and_not_the_test():
@@ -277,6 +278,36 @@ def test_hold_out_holds_out():
     assert names <= set().union(*names_in(sample_batch(GenerateConfig(task_schedule=KIND_PHASES), 0, 0, 1500).programs))
 
 
+def test_a_structure_that_is_held_out_is_missed():
+    for kind, name in (('conditional', 'if'), ('recursive', 'repeat')):
+        for rules in (GeneratorConfig(held_out_primitives=[name]), GeneratorConfig(op_weights={name: 0.0})):
+            with pytest.raises(ValueError, match=f'make no {kind} program of'): check_curriculum(GenerateConfig(task_schedule={kind: PhaseConfig()}, generator=rules))
+    without = GenerateConfig(task_schedule={'meta_rule': PhaseConfig()}, generator=GeneratorConfig(held_out_primitives=['if', 'filter']))
+    assert not any(found & {'if', 'filter', 'repeat', 'fold'} for found in names_in(sample_phase(without, 'meta_rule', 0, 300).programs))
+
+
+@pytest.mark.parametrize('kind', KINDS[1:])
+def test_every_rule_is_well_typed(kind):
+    "Of all lengths, by the types that the parser checks."
+    table, shop, state, rule, found = rule_table(Choice(kind)), workshop(), np.zeros(1, np.uint64), np.zeros(ARRAY_SHAPE, np.int64), 0
+    for index in range(8_000):
+        seed_state(state, 3, index)
+        if not draw_rule(state, SHORTEST[kind] + index % (MAX_LENGTH + 1 - SHORTEST[kind]), table, shop.drawn, rule): continue
+        program, found = from_array(rule), found + 1
+        assert check(program) is Type.grid and (to_array(program) == rule).all()
+    assert found > 500
+
+
+def test_counterfactuals_keep_out_what_training_holds_out():
+    curriculum, (held_out, pairs) = load_config(GenerateConfig, 'pilot_curriculum'), (set(TRAINING.generator.held_out_primitives), set(TRAINING.generator.held_out_compositions))
+    batch = sample_batch(curriculum, 4, 0, 250, counterfactuals=4)
+    given, truth = (pack([batch.grids[task * 8 + i] for task in range(250)]) for i in (6, 7))
+    for programs in (batch.counterfactual_programs, counterfactuals_of(batch.programs, given, truth, 4)[1]):
+        programs = programs.reshape(-1, *ARRAY_SHAPE)
+        assert not any(found & held_out for found in names_in(programs)) and not any(compositions(p) & pairs for p in programs) and all((to_array(from_array(p)) == p).all() for p in programs)
+    with pytest.raises(ValueError, match='input 0: its program has no step'): counterfactuals_of(to_array(parse('input'))[None], pack([given[0]]), pack([given[0]]), 1)
+
+
 def test_only_named_primitives_occur():
     allowed = ['objects8', 'pick_max', 'crop', 'rotate_90']
     config = GenerateConfig(task_schedule={'p': PhaseConfig(primitives=allowed)}, program=ProgramConfig(length_schedule={'p': {1: .5, 3: .5}}))
@@ -330,6 +361,10 @@ def test_packaged_curricula_keep_their_promise(name):
     counts = {'pilot_curriculum': [2200, 3200, 2000, 600, 600, 1400], 'multi_phase_curriculum': [2000, 3000, 5000]}
     if name in counts: assert [p.count for p in config.task_schedule.values()] == counts[name]
     if name == 'jepa_50k': assert config.total == 50_000
+    axes = {'ood_colours': {'colours'}, 'ood_size': {'grid'}, 'ood_primitives': {'generator'}, 'ood_structural': {'generator', 'task_schedule', 'program'}, 'ood_length': {'task_schedule', 'program'}}
+    if name in axes:
+        same = lambda c: {key: value for key, value in c.model_dump().items() if key not in {'name', 'seed', 'held_out'} | axes[name] | ({'task_schedule'} if name != 'ood_length' else set())}
+        assert same(config) == same(TRAINING) and config.generator.op_weights == TRAINING.generator.op_weights, 'everything but the axis is as in training'
     batch = sample_batch(config, 1, 0, 60)
     held_out, compositions_held_out = set(rules.held_out_primitives), set(rules.held_out_compositions)
     found = names_in(batch.programs)
@@ -430,7 +465,11 @@ def test_what_was_there_is_kept(tmp_path, capsys):
     before = (tmp_path/'manifest.jsonl').read_bytes()
     load_tasks(tmp_path/'manifest.jsonl')
     generate(small.model_copy(update={'seed': 1}), tmp_path, progress=False)
-    assert (tmp_path/'previous/manifest.jsonl').read_bytes() == before != (tmp_path/'manifest.jsonl').read_bytes() and 'is now in' in capsys.readouterr().err
+    second = (tmp_path/'manifest.jsonl').read_bytes()
+    with pytest.raises(ValueError, match='demonstrations: one demonstration cannot show both ways'): generate(GenerateConfig(task_schedule={'conditional': PhaseConfig()}, demonstrations=(1, 3)), tmp_path, progress=False)
+    assert (tmp_path/'previous/manifest.jsonl').read_bytes() == before != second == (tmp_path/'manifest.jsonl').read_bytes() and 'is now in' in capsys.readouterr().err
+    generate(small.model_copy(update={'seed': 2}), tmp_path, progress=False)
+    assert (tmp_path/'previous/manifest.jsonl').read_bytes() == before and (tmp_path/'previous-2/manifest.jsonl').read_bytes() == second, 'nothing is ever deleted'
 
 
 def test_resume_says_what_differs(tmp_path, capsys):

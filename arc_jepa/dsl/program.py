@@ -255,6 +255,7 @@ def from_array(array: np.ndarray) -> Program:
     program = reader.chain(0)
     if reader.at < len(reader.rows) and reader.rows[reader.at][0] != 0: raise ValueError(f'row {reader.at}: place {reader.rows[reader.at][3]} belongs to no step before it')
     check(program)
+    if not np.array_equal(to_rows(program)[0], np.array(reader.rows[:reader.at]).reshape(-1, COLUMNS)): raise ValueError(f'{program}: an argument where there is none')
     return program
 def n_steps(programs: np.ndarray) -> np.ndarray:
     "How many steps programs in array form (…×12×4) have, those of programs in arguments included."
@@ -630,7 +631,7 @@ def as_program(program: Program | str | np.ndarray) -> Program:
     return program if isinstance(program, Program) else parse(program)
 
 def run_program(program: Program | str | np.ndarray, grid: np.ndarray):
-    """Result of `program` (an object, text or an int16[6, 3] array) on `grid` (H×W), as `to_python` gives it: a grid, (cells, labels) for objects, a mask, a scalar; or a `Failure`.
+    """Result of `program` (an object, text or an array of rows) on `grid` (H×W), as `to_python` gives it: a grid, (cells, labels) for objects, a mask, a scalar; or a `Failure`.
 
     Raises `ProgramError` for text that is no program and `GridError` for what is no grid; a program that does not apply is not an error."""
     value = run_value(as_program(program), from_grid(grid))

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/21_corpus.ipynb #210003
 from __future__ import annotations
-import errno, json, os, shutil, sys, time
+import errno, itertools, json, os, sys, time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from ..compiled import jit
+from ..compiled import PACKAGE, jit, source_stamp
 from ..config import atomic_file, config_hash, load_config, only_one, save_config, write_atomic
 from ..content import content_keys, published_keys
 from ..datasets import DatasetError, load_tasks
 from ..grid import PackedGrids, Task, pack
 from ..dsl.ops import N_OPS, OP_NAMES, op_table_hash
 from ..dsl.program import Program, from_array, n_steps, parse, to_array
-from .generator import REJECTIONS, GenerateConfig, Sample, check_curriculum, counterfactuals_of, sample_phase
+from .generator import REJECTIONS, GenerateConfig, Sample, check_curriculum, counterfactuals_of, sample_phase, stream
 
 # %% auto #0
 __all__ = ['BLOCK', 'grid_texts', 'rule_trace', 'tasks_of', 'held_out_counts', 'blocks', 'Counts', 'generate', 'write_triples']
@@ -115,11 +115,11 @@ class _Block:
     sides: np.ndarray
     rejected: np.ndarray
 
-def _make_block(config: GenerateConfig, phase: str, first: int, count: int, attempt: int = 0) -> _Block:
+def _make_block(config: GenerateConfig, phase: str, first: int, count: int, attempt: int = 0, as_text: bool = True) -> _Block:
     sample = sample_phase(config, phase, first, count, attempt)
     inputs = 2 * (np.cumsum(sample.n_pairs) - sample.n_tests)                          # the first test input of each
     sides = np.maximum(sample.grids.height[inputs], sample.grids.width[inputs]).astype(np.int64)
-    return _Block(phase, first, _lines(config, phase, first, sample, attempt), content_keys(sample.grids, sample.n_pairs, sample.n_tests), sample.programs, sides, sample.rejected)
+    return _Block(phase, first, _lines(config, phase, first, sample, attempt) if as_text else [b''] * count, content_keys(sample.grids, sample.n_pairs, sample.n_tests), sample.programs, sides, sample.rejected)
 
 # %% ../../nbs/21_corpus.ipynb #210013
 @dataclass
@@ -163,13 +163,13 @@ class Counts:
 _FILES = ('manifest.jsonl', 'manifest.jsonl.idx', 'heldout.jsonl', 'heldout.jsonl.idx', 'summary.json', 'config.yaml', 'progress.json', 'keys.bin')
 
 def _move_aside(directory: Path) -> None:
-    "Put the data set that is in `directory` into `directory/previous`, in place of what is there."
+    "Put the data set that is in `directory` into `directory/previous`, or `previous-2` where that is taken, and so on."
     present = [directory/name for name in _FILES if (directory/name).exists()]
     if not present: return
-    shutil.rmtree(directory/'previous', ignore_errors=True)
-    (directory/'previous').mkdir()
-    for path in present: path.rename(directory/'previous'/path.name)
-    print(f'{directory}: the data set that was here is now in {directory/"previous"}', file=sys.stderr)
+    place = next(place for n in itertools.count(1) if not (place := directory/('previous' if n == 1 else f'previous-{n}')).exists())
+    place.mkdir()
+    for path in present: path.rename(place/path.name)
+    print(f'{directory}: the data set that was here is now in {place}', file=sys.stderr)
 
 def _differences(before: dict, now: dict, prefix: str = '') -> list[str]:
     "Where two nested dicts differ, as `key: before → now`."
@@ -180,11 +180,13 @@ def _differences(before: dict, now: dict, prefix: str = '') -> list[str]:
         elif a != b: found.append(f'{prefix}{key}: {a} → {b}')
     return found
 
+def _as_set(keys: np.ndarray) -> set[bytes]: return {key.tobytes() for key in keys}
+
 class _Target:
     "The files of one run, and how far they are whole."
     def __init__(self, directory: Path, config: GenerateConfig, span: tuple[int, int] | None):
         self.directory, self.config, self.counts, self.keys = directory, config, Counts(), set()
-        self.mark = {'config_hash': config_hash(config), 'op_table_hash': op_table_hash(), 'slice': list(span) if span else None}
+        self.mark = {'config_hash': config_hash(config), 'op_table_hash': op_table_hash(), 'generator': source_stamp(PACKAGE/'generate'/'generator.py')[:16], 'slice': list(span) if span else None}
 
     def begin(self) -> None:
         "A new run."
@@ -203,11 +205,11 @@ class _Target:
         self._compare(done or progress)
         if done: return done
         self.counts = Counts.from_json(progress['counts'])
-        for name, size in (('manifest.jsonl', self.counts.bytes[0]), ('heldout.jsonl', self.counts.bytes[1]), ('keys.bin', 8 * self.counts.position)):
+        for name, size in (('manifest.jsonl', self.counts.bytes[0]), ('heldout.jsonl', self.counts.bytes[1]), ('keys.bin', 16 * self.counts.position)):
             file = self.directory/name
             if (file.stat().st_size if file.exists() else 0) < size: raise DatasetError(f'{file}: has fewer bytes than {path.name} says were written ({size:,}); something else changed it. Start anew without --resume')
             if file.exists(): os.truncate(file, size)
-        self.keys = set(np.fromfile(self.directory/'keys.bin', np.uint64).tolist())
+        self.keys = _as_set(np.fromfile(self.directory/'keys.bin', np.uint64).reshape(-1, 2))
 
     def _read(self, name: str) -> dict | None:
         try: return json.loads((self.directory/name).read_text())
@@ -238,30 +240,31 @@ class _Target:
         return summary
 
 # %% ../../nbs/21_corpus.ipynb #210017
-def _in_order(config: GenerateConfig, work: list[tuple[str, int, int]], workers: int) -> Iterator[_Block]:
-    "The blocks of `work` in their order, made by `workers` threads that are at most two blocks ahead each."
+def _in_order(config: GenerateConfig, work: list[tuple[str, int, int]], workers: int, first_written: int) -> Iterator[_Block]:
+    "The blocks of `work` in their order, made by `workers` threads that are at most two blocks ahead each; those before index `first_written` without text."
+    def make(phase, first, count): return _make_block(config, phase, first, count, as_text=first + count > first_written)
     if workers == 1:
-        for phase, first, count in work: yield _make_block(config, phase, first, count)
+        for phase, first, count in work: yield make(phase, first, count)
         return
     with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(_make_block, config, *block) for block in work[:2 * workers]]
+        ahead = [pool.submit(make, *block) for block in work[:2 * workers]]
         try:
             for i in range(len(work)):
                 yield ahead.pop(0).result()
-                if i + 2 * workers < len(work): ahead.append(pool.submit(_make_block, config, *work[i + 2 * workers]))
+                if i + 2 * workers < len(work): ahead.append(pool.submit(make, *work[i + 2 * workers]))
         finally:
             for future in ahead: future.cancel()
 
 def _draw_again(config: GenerateConfig, block: _Block, keys: set, published: set, rejections: Counter) -> None:
     "Replace the tasks of a block that are there already by others of the same index; adds all keys to `keys`."
-    for k, key in enumerate(block.keys[:, 0].tolist()):
+    for k, key in enumerate(row.tobytes() for row in block.keys):
         attempt = 0
         while key in keys or key in published:
             rejections['published' if key in published else 'duplicate'] += 1
             attempt += 1
             if attempt > 50: raise ValueError(f'task_schedule.{block.phase}: no different task any more at index {block.first + k}; allow more operations or lengths')
             other = _make_block(config, block.phase, block.first + k, 1, attempt)
-            block.lines[k], block.programs[k], block.sides[k], key = other.lines[0], other.programs[0], other.sides[0], int(other.keys[0, 0])
+            block.lines[k], block.programs[k], block.sides[k], key = other.lines[0], other.programs[0], other.sides[0], other.keys[0].tobytes()
             block.keys[k] = other.keys[0]
             block.rejected += other.rejected
         keys.add(key)
@@ -270,7 +273,7 @@ def generate(config: GenerateConfig, directory: Path | str, start: int = 0, coun
     """Write a curriculum to `directory`; returns the summary. The same config gives the same `manifest.jsonl` and `heldout.jsonl`, byte for byte, whatever `workers` (threads) is.
 
     `start`, `count`: positions of the manifest that are written, without held-out tasks; the tasks before them are made too, to know what is a duplicate. `resume` goes on with an unfinished run of the same settings.
-    What was in `directory` is moved to `directory/previous`. Raises ValueError for a curriculum or a slice that cannot be made, before anything is written; `DatasetError` where `resume` meets other settings; OSError with what to do when the disk is full."""
+    What was in `directory` is moved to `directory/previous`. Raises ValueError for a curriculum or a slice that cannot be made, before anything is written (and later for one that has no different tasks any more); `DatasetError` where `resume` meets other settings; OSError with what to do when the disk is full."""
     directory, span = Path(directory), (start, config.total - start if count is None else count) if start or count is not None else None
     if workers < 1: raise ValueError(f'workers is {workers}; one at least')
     if span and not (0 <= start and 0 < span[1] and start + span[1] <= config.total): raise ValueError(f'start {start}, count {span[1]}: the manifest has positions 0 to {config.total - 1}')
@@ -282,12 +285,12 @@ def generate(config: GenerateConfig, directory: Path | str, start: int = 0, coun
 
 def _generate(target: _Target, span: tuple[int, int] | None, workers: int, progress: bool) -> dict:
     from tqdm import tqdm
-    config, counts, published = target.config, target.counts, set(published_keys()[:, 0].tolist())
+    config, counts, published = target.config, target.counts, _as_set(published_keys())
     first, last = (span[0], sum(span)) if span else (0, config.total)
     work = [block for block in blocks(config) if block[1] >= counts.position and not (span and block[1] >= last)]
     began, cpu, before, cpu_before = time.perf_counter(), time.process_time(), counts.clock, counts.seconds
     with tqdm(total=sum(n for _, _, n in work), desc='generating tasks', unit='task', disable=not progress, mininterval=0.5) as bar:
-        for block in _in_order(config, work, workers):
+        for block in _in_order(config, work, workers, first):
             _draw_again(config, block, target.keys, published, counts.rejections)
             counts.rejections.update(dict(zip(REJECTIONS, block.rejected.tolist())))
             counts.clock, counts.seconds = before + time.perf_counter() - began, cpu_before + time.process_time() - cpu
@@ -302,7 +305,7 @@ def _write_block(target: _Target, block: _Block, first: int, last: int) -> None:
     content = b''.join(block.lines[chosen])
     try:
         target.append('heldout.jsonl' if held_out else 'manifest.jsonl', content)
-        target.append('keys.bin', block.keys[:, 0].tobytes())
+        target.append('keys.bin', block.keys.tobytes())
         if held_out: counts.held_out += len(block.lines)
         else: counts.add(block, chosen)
         counts.bytes = (counts.bytes[0] + len(content) * (not held_out), counts.bytes[1] + len(content) * held_out)
@@ -343,7 +346,7 @@ def write_triples(manifest: Path | str, path: Path | str, counterfactuals: int =
     with atomic_file(path) as file:
         for index, task in enumerate(tqdm(tasks, desc='writing triples', unit='task', disable=not progress, mininterval=0.5)):
             if 'program' not in task.metadata: counts['without_program'] += 1; continue
-            try: found = list(_triples_of(task, counterfactuals, seed + index))
+            try: found = list(_triples_of(task, counterfactuals, stream('triples', seed, index)))
             except ValueError as error:
                 if 'fewer than' not in str(error): raise DatasetError(f'{manifest}: task {task.id}: {error}') from None
                 counts['too_few_counterfactuals'] += 1

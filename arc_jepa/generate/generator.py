@@ -17,7 +17,7 @@ from ..grid import PackedGrids, Pair
 from ..dsl.ops import N_OPS
 from ..dsl.program import ARRAY_SHAPE, COLUMNS, MAX_ROWS
 from ..dsl.types import GRID, HEADER, VALUE_BYTES, hash_words, same_value, value_bytes
-from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_another_condition, explained_by_one_step, keep_value,
+from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_another_condition, explained_by_one_step, holds_refused, keep_value,
                                      one_step, parts_that_matter, reduce_rule, rule_table, run_code, well_typed, workshop)
 from .scenes import between, draw, draw_family, draw_styled_scene, seed_state
 
@@ -67,7 +67,7 @@ class ProgramConfig(Config):
 
 class GeneratorConfig(Config):
     "Which operations and compositions (two operations in a row, as in `objects8 | pick_max`) occur."
-    allowed_primitives: list[str] | None = Field(None, description='operations that may occur; all if left out')
+    allowed_primitives: list[str] | None = Field(None, description='operations that may occur, besides the control operations that the kind of a phase is about; all if left out')
     held_out_primitives: list[str] = Field([], description='operations that may not')
     required_primitives: list[str] = Field([], description='each rule has one of these')
     held_out_compositions: list[str] = []
@@ -134,6 +134,7 @@ class Mixture(NamedTuple):
     "Phases for compiled code; the arrays of `RuleTable` that differ have a row for each. `share` is cumulative over phases, `lengths` over lengths."
     share: np.ndarray      # float64[phases + 1]
     lengths: np.ndarray    # float64[phases, MAX_LENGTH + 1]
+    weights: np.ndarray
     flat: np.ndarray
     structure: np.ndarray
     needs: np.ndarray
@@ -161,9 +162,13 @@ def _can_draw(table, frames, length, tries):
         if draw_rule(state, length, table, frames, rule): return True
     return False
 
+def _check_conditions(config: GenerateConfig, fewest: int, what: str) -> None:
+    if fewest < 2 and any(config.kind_of(phase) == 'conditional' for phase in config.task_schedule): raise ValueError(f'{what}: one demonstration cannot show both ways of a conditional rule; ask for two or more')
+
 def check_curriculum(config: GenerateConfig) -> None:
     "Raises ValueError, with the config key, for a curriculum that names what does not exist or asks for rules that there are none of."
     shop = workshop()
+    _check_conditions(config, config.demonstrations[0], 'demonstrations')
     for phase in config.task_schedule:
         table = phase_table(config, phase)
         for length in config.lengths_of(phase):
@@ -180,13 +185,13 @@ def mixture_of(config: GenerateConfig, phases: tuple[str, ...] | None = None) ->
     for row, phase in zip(lengths, phases):
         for length, share in config.lengths_of(phase).items(): row[length] = share
     def stack(name): return np.stack([getattr(table, name) for table in tables])
-    return Mixture(np.concatenate([[0], np.cumsum(counts / counts.sum())]), np.cumsum(lengths, 1), stack('flat'), stack('structure'), stack('needs'), stack('reach'), tables[0])
+    return Mixture(np.concatenate([[0], np.cumsum(counts / counts.sum())]), np.cumsum(lengths, 1), stack('weights'), stack('flat'), stack('structure'), stack('needs'), stack('reach'), tables[0])
 
 @jit
 def _table_of(mixture, phase):
     "The `RuleTable` of one phase."
     t = mixture.table
-    return RuleTable(t.takes, t.gives, t.accepts, t.kinds, t.n_values, t.values, t.role, t.resizes, mixture.flat[phase], mixture.structure[phase], mixture.needs[phase], mixture.reach[phase], t.refused, t.wanted, t.max_depth)
+    return RuleTable(t.takes, t.gives, t.accepts, t.kinds, t.n_values, t.values, t.role, t.resizes, mixture.weights[phase], mixture.flat[phase], mixture.structure[phase], mixture.needs[phase], mixture.reach[phase], t.refused, t.wanted, t.max_depth)
 
 # %% ../../nbs/20_generator.ipynb #190015
 @jit
@@ -240,6 +245,12 @@ def _n_steps(rule):
     return n
 
 @jit
+def _n_rows(rule):
+    n = 0
+    while n < len(rule) and rule[n, 0]: n += 1
+    return n
+
+@jit
 def _is_trivial(source, result, largest):
     "Is the result what went in, too large, all black, or an area of one colour?"
     h, w, colours = np.int64(result[1]), np.int64(result[2]), colours_in(result)
@@ -290,7 +301,7 @@ def sample_pairs(state, shop, steps, rule, table, order, n_demonstrations, n_pai
         if alike: rejected[_ALIKE] += 1
         elif shown: rejected[_SHOWN] += 1                                            # whoever repeats what he saw would be right
         elif told != (1 << n_reductions) - 1: rejected[_SUPERFLUOUS] += 1
-        elif explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs): rejected[_ONE_STEP] += 1
+        elif explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs, _n_steps(rule) == 1): rejected[_ONE_STEP] += 1
         elif explained_by_another_argument(shop, rule, table, inputs, outputs, n_demonstrations, n_pairs): rejected[_ARGUMENT] += 1
         elif explained_by_another_condition(shop, rule, table, inputs, outputs, n_demonstrations, n_pairs): rejected[_CONDITION] += 1
         else: return True
@@ -306,9 +317,7 @@ class Others(NamedTuple):
 @jit
 def _change(state, rule, table, changed):
     "Write to `changed` the rule with one literal argument changed, or one step replaced by another of the same types; False where that is not possible at the step that was drawn."
-    rows = 0
-    while rows < len(rule) and rule[rows, 0]: rows += 1
-    i = draw(state, rows)
+    i = draw(state, _n_rows(rule))
     op = rule[i, 0]
     changed[:] = rule
     if op >= N_OPS: return False
@@ -316,7 +325,7 @@ def _change(state, rule, table, changed):
     if table.n_values[op, j] > 1 and rule[i, 1 + j] >= 0 and draw(state, 2):
         changed[i, 1 + j] = table.values[op, j, draw(state, table.n_values[op, j])]
         return True
-    if not table.flat[op]: return False
+    if not table.flat[op] or (i + 1 < len(rule) and rule[i + 1, 0] and rule[i + 1, 3] // 4 > rule[i, 3] // 4): return False      # with a program in an argument it stays
     for _ in range(40):
         other = 1 + draw(state, N_OPS - 1)
         if other == op or not table.flat[other] or table.gives[other] != table.gives[op] or table.takes[op] & ~table.takes[other]: continue
@@ -329,7 +338,7 @@ def _change(state, rule, table, changed):
 def _draw_other(state, shop, rule, table, near, other):
     "One try to write another rule to `other`."
     if near and draw(state, 4) == 0:
-        i = draw(state, _n_steps(rule))
+        i = draw(state, _n_rows(rule))
         return rule[i, 0] < N_OPS and reduce_rule(table, rule, i, -1, other) and other[0, 0] > 0 and well_typed(table, other)
     if near: return _change(state, rule, table, other)
     return draw_rule(state, between(state, 1, 3) + table.needs[0], table, shop.drawn, other)
@@ -341,7 +350,7 @@ def sample_counterfactuals(state, shop, rule, table, source, result, largest, to
     hashes[0] = hash_words(result.view(np.uint64), 0, value_bytes(result) // 8, 0)
     for attempt in range(80 * wanted):
         if found == wanted: return True
-        if not _draw_other(state, shop, rule, table, found < wanted // 2 and attempt < 25 * wanted, other) or not assemble_rule(shop, other, table, 0): continue
+        if not _draw_other(state, shop, rule, table, found < wanted // 2 and attempt < 25 * wanted, other) or holds_refused(table, other) or not assemble_rule(shop, other, table, 0): continue
         keep_value(source, shop.registers[0])
         at = run_code(shop, 0)
         if at < 0 or shop.registers[at, 0] != GRID or shop.registers[at, 1] > largest or shop.registers[at, 2] > largest: continue
@@ -451,7 +460,7 @@ def _packed(grids: Grids) -> PackedGrids:
 
 def _sampled(config: GenerateConfig, mixture: Mixture, order: Order, counterfactuals: int, what: str) -> Sample:
     n, side = order.n_tasks, max(30, config.grid.max_size)
-    if order.demonstrations[0] < 2 and any(config.kind_of(phase) == 'conditional' for phase in config.task_schedule): raise ValueError(f'{what}: one demonstration cannot show both ways of a conditional rule; ask for two or more')
+    _check_conditions(config, order.demonstrations[0], what)
     answer = Answer(room_for(2 * n * (order.demonstrations[1] + order.tests[1]), side), np.zeros((n, *ARRAY_SHAPE), np.int16), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(len(REJECTIONS), np.int64),
                     room_for(n * counterfactuals, side), np.zeros((n, counterfactuals, *ARRAY_SHAPE), np.int16))
     if not sample_tasks(order, mixture, workshop(), one_step(), answer): raise ValueError(f'{what}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')
@@ -510,10 +519,13 @@ def _values(grids: PackedGrids) -> np.ndarray:
     return values
 
 def counterfactuals_of(programs: np.ndarray, inputs: PackedGrids, outputs: PackedGrids, k: int, seed: int = 0) -> tuple[PackedGrids, np.ndarray]:
-    """What `k` other programs make of each of n inputs: n·k grids, and their programs int16[n, k, 12, 4]. `programs` int16[n, 12, 4] made `outputs` of `inputs`; operations come from all of the language.
+    """What `k` other programs make of each of n inputs: n·k grids, and their programs int16[n, k, 12, 4]. `programs` int16[n, 12, 4] made `outputs` of `inputs`. What `TRAINING_CURRICULUM` holds out is drawn for none of them.
 
-    Raises ValueError for an input on which there are not so many different results."""
-    to, found, table = room_for(len(programs) * k, 40), np.zeros((len(programs), k, *ARRAY_SHAPE), np.int16), rule_table(Choice())
+    Raises ValueError for a program without a step, and for an input on which there are not so many different results."""
+    rules = TRAINING_CURRICULUM.generator
+    empty = np.flatnonzero(programs[:, 0, 0] == 0)
+    if len(empty): raise ValueError(f'input {empty[0]}: its program has no step, so there is nothing to change')
+    to, found, table = room_for(len(programs) * k, 40), np.zeros((len(programs), k, *ARRAY_SHAPE), np.int16), rule_table(Choice(held_out=tuple(rules.held_out_primitives), held_out_compositions=tuple(rules.held_out_compositions)))
     done = _counterfactuals_of(stream('counterfactuals', seed), programs, _values(inputs), _values(outputs), table, workshop(), found, to, 40)
     if done < len(programs): raise ValueError(f'input {done}: fewer than {k} other programs give different results on it')
     return _packed(to), found

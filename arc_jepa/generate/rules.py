@@ -17,10 +17,10 @@ from .scenes import draw
 
 # %% auto #0
 __all__ = ['Kind', 'KINDS', 'MAX_LENGTH', 'SHORTEST', 'DRAW_FIELDS', 'MAX_REDUCTIONS', 'RuleTable', 'operations_named',
-           'composition_named', 'Choice', 'rule_table', 'draw_rule', 'rule_depth', 'Workshop', 'workshop',
-           'assemble_rule', 'run_code', 'well_typed', 'reduce_rule', 'assemble_reductions', 'parts_that_matter',
-           'OneStep', 'one_step', 'keep_value', 'colours_in', 'explained_by_one_step', 'explained_by_another_argument',
-           'explained_by_another_condition']
+           'composition_named', 'Choice', 'rule_table', 'holds_refused', 'draw_rule', 'rule_depth', 'Workshop',
+           'workshop', 'assemble_rule', 'run_code', 'well_typed', 'reduce_rule', 'assemble_reductions',
+           'parts_that_matter', 'OneStep', 'one_step', 'keep_value', 'colours_in', 'explained_by_one_step',
+           'explained_by_another_argument', 'explained_by_another_condition']
 
 # %% ../../nbs/19_rules.ipynb #190005
 Kind = Literal['atomic', 'sequential', 'conditional', 'recursive', 'meta_rule']
@@ -40,7 +40,8 @@ class RuleTable(NamedTuple):
     values: np.ndarray        # int64[N_OPS, 2, 16]
     role: np.ndarray          # int64[N_OPS, 2]: 0 no colour, 1 a colour that is read, 2 written, 3 both
     resizes: np.ndarray       # uint8[N_OPS]: makes grids larger or smaller; to repeat that ends where a grid cannot grow any more, or at a single line
-    flat: np.ndarray          # float64[N_OPS]: weights of operations whose arguments are literals
+    weights: np.ndarray       # float64[N_OPS]: of all operations, 0 for what may not occur
+    flat: np.ndarray          # float64[N_OPS]: those of operations whose arguments are literals
     structure: np.ndarray     # float64[N_OPS]: weights of those that make the structure; at most one occurs
     needs: np.ndarray         # int64[1]: is there a structure
     reach: np.ndarray         # int64[types, MAX_LENGTH + 1]: the types that so many literal steps can make of a type, as bits
@@ -131,7 +132,7 @@ def rule_table(choice: Choice = Choice()) -> RuleTable:
     for op in operations_named(choice.required): wanted[0, op.number] = 1
     wanted[0, 0] = bool(choice.required or choice.required_compositions)
     resizes = np.array([0] + [op.group in ('growing', 'cutting') for op in OPS], np.uint8)
-    return RuleTable(takes, gives, accepts, PARAMETER_KINDS, n_values, values, role, resizes, flat, structure, np.array([int(choice.kind not in ('atomic', 'sequential'))]), _reachable(flat), refused, wanted, np.array([choice.max_depth]))
+    return RuleTable(takes, gives, accepts, PARAMETER_KINDS, n_values, values, role, resizes, weights, flat, structure, np.array([int(choice.kind not in ('atomic', 'sequential'))]), _reachable(flat), refused, wanted, np.array([choice.max_depth]))
 
 # %% ../../nbs/19_rules.ipynb #190014
 DRAW_FIELDS = 8
@@ -154,12 +155,12 @@ def _draw_op(state, table, frame, target, left):
 
 @jit
 def _draw_structure(state, table, length):
-    "An operation that makes the structure, and how many steps of a chain of `length` stand behind it; (0, 0) where this one has no place."
-    point = table.structure.sum() * (draw(state, 1 << 30) / (1 << 30))
-    for op in range(1, len(table.takes)):
-        point -= table.structure[op]
-        if point < 0 and table.structure[op] > 0: break
-    start = draw(state, length)
+    "An operation that makes the structure, and how many steps of a chain of `length` stand behind it; (0, 0) where there is none, or this one has no place."
+    total, op, start = 0.0, 0, draw(state, length)
+    for other in range(1, len(table.takes)):
+        total += table.structure[other]
+        if total * draw(state, 1 << 30) < table.structure[other] * (1 << 30): op = other
+    if op == 0: return 0, 0
     for i in range(length):
         before = (start + i) % length
         if table.takes[op] & table.reach[GRID, before] and (table.reach[table.gives[op], length - 1 - before] >> GRID) & 1: return op, length - 1 - before
@@ -246,8 +247,20 @@ def _occurs(table, rule, rows):
     return False
 
 @jit
+def holds_refused(table, rule):
+    "Does a composition occur that is held out?"
+    for i in range(len(rule)):
+        if rule[i, 0] == 0: break
+        for j in range(i + 1, len(rule)):
+            if rule[j, 0] == 0 or rule[j, 3] // 4 < rule[i, 3] // 4 or (rule[j, 3] // 4 == rule[i, 3] // 4 and rule[j, 3] != rule[i, 3]): break
+            if rule[j, 3] == rule[i, 3]:
+                if rule[i, 0] < N_OPS and rule[j, 0] < N_OPS and table.refused[rule[i, 0], rule[j, 0]]: return True
+                break
+    return False
+
+@jit
 def draw_rule(state, length, table, frames, rule):
-    "One try to write a rule of `length` steps (two at least where a structure is needed) to `rule` (int64[12, 4]); False where it came out otherwise. `frames`: int64[≥ 5, 8] to work in."
+    "One try to write a rule of `length` steps (two at least where a structure is needed) to `rule` (int64[12, 4]); False where it came out otherwise. `frames`: int64[MAX_NESTING + 2, 8] to work in."
     for i in range(len(rule)): rule[i, 0], rule[i, 1], rule[i, 2], rule[i, 3] = 0, -1, -1, 0
     rows, steps, depth, structure, behind, main = 0, 0, 0, 0, -1, length
     if table.needs[0]:
@@ -274,7 +287,7 @@ def draw_rule(state, length, table, frames, rule):
         left, is_structure = f[_LEFT] - 1, depth == 0 and f[_LEFT] - 1 == behind
         if is_structure: op = structure if (table.takes[structure] >> f[_TYPE]) & 1 and not (f[_LAST] and table.refused[f[_LAST], structure]) else 0
         elif depth == 0 and left > behind >= 0: op = _draw_op(state, table, f, table.takes[structure], left - behind - 1)
-        elif depth == 1 and f[_INSIDE] == _MAP and left == 0 and draw(state, 2): op = _IF          # one thing for some objects, another for the rest
+        elif depth == 1 and f[_INSIDE] == _MAP and left == 0 and f[_TYPE] == GRID and table.weights[_IF] > 0 and not (f[_LAST] and table.refused[f[_LAST], _IF]) and draw(state, 2): op = _IF      # one thing for some objects, another for the rest
         else: op = _draw_op(state, table, f, f[_TARGET], left)
         if op == 0: return False
         _write_step(state, table, op, is_structure, f[_PLACE], rule[rows])
@@ -371,11 +384,13 @@ def well_typed(table, rule):
             level -= 1
         if end: return (target[0] >> kind[0]) & 1 == 1
         if here > level + 1: return False
+        begins = i == 0 or here == level + 1
         if here == level + 1:
             op, k = step[level], rule[i, 3] % 4
             level, place[here], target[here] = here, rule[i, 3], table.accepts[op, k]
             kind[here] = GRID if table.kinds[op, k] == _BODY else before[here - 1]
         if rule[i, 0] >= N_OPS:
+            if not begins: return False
             kind[here] = GRID
             continue
         op = rule[i, 0]
@@ -394,8 +409,10 @@ def _end_of(rule, i):
 def _is_whole_body(table, rule, i, end):
     "Is the step of row i, up to row `end`, all that stands in the parentheses of a control operation?"
     place, parent = rule[i, 3], i - 1
-    if place < 4 or rule[i - 1, 3] == place or (end < len(rule) and rule[end, 0] and rule[end, 3] == place): return False
-    while rule[parent, 3] // 4 != place // 4 - 1: parent -= 1
+    if place < 4 or (end < len(rule) and rule[end, 0] and rule[end, 3] == place): return False
+    while rule[parent, 3] // 4 != place // 4 - 1:
+        if rule[parent, 3] == place: return False
+        parent -= 1
     return table.kinds[rule[parent, 0], place % 4] == _BODY
 
 @jit
@@ -483,7 +500,7 @@ def one_step() -> OneStep:
         for a in choices[0]:
             for b in choices[1]:
                 if op.name in ('replace', 'swap') and (a == b or op.name == 'swap' and a > b): continue
-                rows.append((op.number, a, b)); role.append([r if v > 0 else 0 for r, v in zip(table.role[op.number], (a, b))]); size.append(1 if op.group in _SAME_SIZE_GROUPS else 2 if op.name in _RESIZING else 0)
+                rows.append((op.number, a, b)); role.append([r if v > 0 else 0 for r, v in zip(table.role[op.number], (a, b))]); size.append(1 if op.group in _SAME_SIZE_GROUPS and op.name != 'bars' else 2 if op.name in _RESIZING else 0)
     return OneStep(np.array(rows, np.int64), np.array(role, np.int64), np.array(size, np.uint8))
 
 @jit
@@ -506,8 +523,8 @@ def _possible(role, colour, read, written):
     return True
 
 @jit
-def explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs):
-    "Is there a program of one step that gives the outputs of all demonstrations, but not of all tests behind them?"
+def explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pairs, only_where_it_differs):
+    "Is there a program of one step that gives the outputs of all demonstrations? With `only_where_it_differs`, one that gives another answer to a test."
     small = 0
     for k in range(1, n_demonstrations):
         if np.int64(inputs[k, 1]) * np.int64(inputs[k, 2]) < np.int64(inputs[small, 1]) * np.int64(inputs[small, 2]): small = k
@@ -519,12 +536,12 @@ def explained_by_one_step(shop, steps, inputs, outputs, n_demonstrations, n_pair
         if steps.size[i] == skipped or new & ~named: continue                          # a colour that was not there has to be an argument
         if not (_possible(steps.role[i, 0], a, read, written) and _possible(steps.role[i, 1], b, read, written)): continue
         fitted = 0
-        for j in range(n_pairs):
+        for j in range(n_pairs if only_where_it_differs else n_demonstrations):
             k = small if j == 0 else 0 if j == small else j
             status = call_kernel(addresses[op], pointer(inputs[k], 0), pointer(inputs[k], 0), pointer(target, 0), pointer(work, 0), max(a, 0), max(b, 0))
             if status != OK or not same_value(target, outputs[k]): break
             fitted += 1
-        if n_demonstrations <= fitted < n_pairs: return True
+        if n_demonstrations <= fitted and not (only_where_it_differs and fitted == n_pairs): return True
     return False
 
 @jit

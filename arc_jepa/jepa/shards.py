@@ -115,6 +115,8 @@ def _counterfactuals(programs: np.ndarray, inputs: PackedGrids, outputs: PackedG
 def _piece(tasks: Sequence[Task], phases: dict[str, int], settings: TokenSettings, k: int, seed: int, function: CounterfactualsOf | None) -> Shard:
     "Some tasks as a shard; `phases` learns the names of phases that are new."
     pairs, programs = [_pairs_of(task) for task in tasks], np.stack([_program_of(task) for task in tasks])
+    without = [task.id for task, program in zip(tasks, programs) if k and (program == NO_PROGRAM).all()]
+    if without: raise ValueError(f'task {without[0]}: no program, so there are no counterfactuals of it; leave them away (counterfactuals=0, --counterfactuals 0)')
     n_pairs = np.array([len(p) for p in pairs])
     grids = pack(grid for p in pairs for pair in p for grid in (pair.input, pair.output))
     last = 2 * np.cumsum(n_pairs) - 2
@@ -138,6 +140,14 @@ def _join_pieces(pieces: Sequence[Shard]) -> Shard:
     table[:, FIRST_PAIR], table[:, FIRST_GRID], table[:, ID_END] = before(table[:, N_PAIRS])[:-1], before(2 * table[:, N_PAIRS] + k)[:-1], before(table[:, ID_END])[1:]
     table[:, FIRST_OBJECT], table[:, FIRST_RELATION] = before(shard.count)[table[:, FIRST_GRID]], before(shard.count.astype(np.int64) ** 2)[table[:, FIRST_GRID]]
     return shard
+
+def _hangs_together(shard: Shard) -> bool:
+    "Does the table of tasks say what follows from the numbers of pairs and tokens? Compiled code trusts it."
+    again = shard._replace(tasks=shard.tasks.copy())
+    n_grids, ends = int((2 * shard.tasks[:, N_PAIRS] + shard.others.shape[1]).sum()), shard.tasks[:, ID_END]
+    if n_grids != len(shard.count) or len(shard.objects) != shard.count.sum(dtype=np.int64) or len(shard.relations) != (shard.count.astype(np.int64) ** 2).sum() or shard.tasks[:, N_PAIRS].min(initial=1) < 1: return False
+    again.tasks[:, ID_END] = np.diff(ends, prepend=0)
+    return bool((ends[1:] >= ends[:-1]).all() and ends[-1] == len(shard.ids) and (_join_pieces([again]).tasks == shard.tasks).all())
 
 # %% ../../nbs/23_shards.ipynb #230018
 _COMPRESSION_LEVEL, _ALIGNMENT = 6, 64
@@ -310,6 +320,7 @@ class Shards:
         self._check_size(entry)
         try: found = _decode(np.asarray(np.memmap(self.directory/entry['file'], np.uint8, 'r')), entry['arrays'], self.index['compress'])
         except (zlib.error, ValueError) as error: raise ShardError(f'{self.directory/entry["file"]}: damaged ({error}); {_remedy(self.index, self.directory)}') from None
+        if not _hangs_together(found): raise ShardError(f'{self.directory/entry["file"]}: damaged (its table of tasks does not fit its grids); {_remedy(self.index, self.directory)}')
         self._open[number] = found
         while self.index['compress'] and len(self._open) > 1 and sum(a.nbytes for s in self._open.values() for a in s) > self.cache_bytes: self._open.popitem(last=False)
         return found
