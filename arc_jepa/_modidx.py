@@ -3,6 +3,7 @@
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url': '', 'lib_path': 'arc_jepa'},
   'syms': { 'arc_jepa.commands': { 'arc_jepa.commands.Benchmark': ('commands.html#benchmark', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._answers': ('commands.html#_answers', 'arc_jepa/commands.py'),
+                                   'arc_jepa.commands._check_directory': ('commands.html#_check_directory', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._check_output': ('commands.html#_check_output', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._clear_errors': ('commands.html#_clear_errors', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._drawn': ('commands.html#_drawn', 'arc_jepa/commands.py'),

@@ -4,6 +4,7 @@
 
 # %% ../nbs/81_commands.ipynb #810003
 from __future__ import annotations
+import errno
 import json
 import os
 import sys
@@ -48,7 +49,8 @@ def _clear_errors():
     try: yield
     except BrokenPipeError: raise                   # `arc-jepa … | head` has seen enough; Typer ends quietly
     except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f'arc-jepa: {error}', err=True)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and '--resume' not in str(error)
+        typer.echo(f'arc-jepa: {error}' + ('; make room and run the same command again' if full else ''), err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo('arc-jepa: stopped', err=True)
@@ -58,6 +60,11 @@ def _check_output(output: Path | None, kind: str) -> None:
     "Refuse, before the work, a place that cannot be written to afterwards."
     if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
         raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a{"n" * (kind == "HTML")} {kind} file')
+
+def _check_directory(output: Path) -> None:
+    "Refuse, before the work, a directory that cannot be made or written to."
+    place = next(p for p in (output, *output.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK): raise ValueError(f'{output}: {"is a file" if output.is_file() else "is in a place that cannot be written"}; --output takes a directory')
 
 def _stop_on_sigterm(then: str = 'the same command goes on with the first stage that is not finished') -> None:
     "SIGTERM ends the process with 143, after `finally` blocks have run."
@@ -95,6 +102,7 @@ def generate(overrides: Overrides = None, config: ConfigName = 'pilot_curriculum
         from arc_jepa.generate.generator import GenerateConfig
         settings = load_config(GenerateConfig, config, overrides or [])
         directory = output or Path('artifacts/data')/settings.name
+        _check_directory(directory)
         summary = write(settings, directory, start, count, workers, resume)
         typer.echo(json.dumps(summary) if as_json else f'{summary["total_tasks"]:,} tasks, lengths {summary["program_length_histogram"]}, {summary["cpu_seconds"]} CPU-s: {directory}/manifest.jsonl')
 
@@ -237,6 +245,7 @@ def tokenize(overrides: Overrides = None, manifest: Annotated[str, typer.Option(
         from arc_jepa.jepa.shards import write_shards
         from arc_jepa.train.training import TrainConfig
         settings = load_config(TrainConfig, config, overrides or [])
+        _check_directory(output)
         found = write_shards(manifest, output, settings.model.tokens, counterfactuals=settings.training.counterfactuals if counterfactuals is None else counterfactuals, compress=compress)
         typer.echo(json.dumps(found) if as_json else _tokenized(found))
 

@@ -298,6 +298,7 @@ def load_tasks(name_or_path: str | os.PathLike,  # one of `DATASET_NAMES`, a fol
     name = os.fspath(name_or_path)
     if name.strip('/') in DATASET_NAMES: return _published(name.strip('/'))
     path = Path(name).expanduser()
+    if (path/'manifest.jsonl').is_file(): path = path/'manifest.jsonl'       # a folder that `arc-jepa generate` wrote
     if path.is_dir():
         files = sorted(path.glob('*.json'))
         if not files: raise DatasetError(f'{path}: no *.json in this folder{_folders_with_tasks(path)}')

@@ -387,6 +387,9 @@ BAD_CONFIGS = {
     'length': ({'task_schedule': {'p': {}}, 'program': {'length_schedule': {'p': {9: 1.0}}}}, r'program\.length_schedule\.p: 9 is no length of sequential rules \(phase p\); they have 1 to 8 steps'),
     'kind and length': ({'task_schedule': {'conditional': {}}, 'program': {'length_schedule': {'2': 1.0}}}, r'program\.length_schedule: 2 is no length of conditional rules \(phase conditional\); they have 4 to 8 steps'),
     'no weight': ({'task_schedule': {'p': {}}, 'program': {'length_schedule': {'p': {2: 0.0}}}}, r'program\.length_schedule\.p: all weights are zero'),
+    'no effect': ({'task_schedule': {'p': {'primitives': ['flip_up_down']}}, 'program': {'length_schedule': {'p': {2: 1.0}}}}, r'task_schedule\.p \(sequential, 2 steps\): no scene was found'),
+    'name': ({'name': '../elsewhere'}, 'should match pattern'),
+    'phase': ({'task_schedule': {'a/b': {}}}, 'should match pattern'),
     'unreachable': ({'task_schedule': {'atomic': {'primitives': ['objects8', 'crop']}}}, r'task_schedule\.atomic: the operations allowed make no atomic program of 1 step'),
     'depth': ({'task_schedule': {'sequential': {}}, 'program': {'max_depth': 2}}, r'make no sequential program of 3 step\(s\) with program\.max_depth 2'),
 }
@@ -513,6 +516,12 @@ def test_triples_tell_what_programs_do(written, tmp_path):
             assert str(from_array(rows)) == record['text'] and record['mask'] == [int(n > 0) for n in record['op_ids']]
         assert triple['output'] not in [other['output'] for other in triple['counterfactuals']] and len(triple['counterfactuals']) == 3
         assert triple['metadata']['rule_family'] == parse(triple['program']['text']).steps[-1].op.group
+
+
+def test_triples_do_not_overwrite_their_manifest(written, tmp_path):
+    (tmp_path/'m.jsonl').write_bytes((written[0]/'heldout.jsonl').read_bytes())
+    with pytest.raises(ValueError, match='is the manifest itself'): corpus.write_triples(tmp_path/'m.jsonl', tmp_path/'m.jsonl', progress=False)
+    assert (tmp_path/'m.jsonl').read_bytes() == (written[0]/'heldout.jsonl').read_bytes() and load_tasks(written[0]).content_hash == load_tasks(written[0]/'manifest.jsonl').content_hash
 
 
 def test_triples_of_real_tasks_are_counted_as_without_a_program(tmp_path):

@@ -106,7 +106,7 @@ def test_colour_is_an_identity():
 
 
 def test_trained_encoder_beats_the_same_one_untrained(tmp_path):
-    config = TrainConfig(training=TrainingConfig(epochs=1, steps_per_epoch=100, batch_size=24, counterfactuals=6, threads=1), data=EASY, optimizer=OptimizerConfig(warmup_steps=20, lr=3e-3))
+    config = TrainConfig(training=TrainingConfig(epochs=1, steps_per_epoch=160, batch_size=32, counterfactuals=6, threads=1), data=EASY, optimizer=OptimizerConfig(warmup_steps=20, lr=1.5e-3))
     config.logging.enabled = False
     train_jepa(config, tmp_path, progress=False)
     questions = synthetic_questions(300, curriculum=EASY)

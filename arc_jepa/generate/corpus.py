@@ -278,6 +278,7 @@ def generate(config: GenerateConfig, directory: Path | str, start: int = 0, coun
     if workers < 1: raise ValueError(f'workers is {workers}; one at least')
     if span and not (0 <= start and 0 < span[1] and start + span[1] <= config.total): raise ValueError(f'start {start}, count {span[1]}: the manifest has positions 0 to {config.total - 1}')
     check_curriculum(config)
+    for phase in config.task_schedule: _make_block(config, phase, 0, 1)                # compiles, and finds out whether there are such tasks at all
     with only_one(directory):
         target = _Target(directory, config, span)
         done = target.resume() if resume else target.begin()
@@ -342,6 +343,7 @@ def write_triples(manifest: Path | str, path: Path | str, counterfactuals: int =
 
     `counterfactuals`: other programs and their outputs for each pair. Pairs with too few different outcomes (such as a grid of one cell) are left out with their task and counted, and so are tasks without a program. Raises `DatasetError` where the manifest cannot be read."""
     from tqdm import tqdm
+    if Path(manifest).exists() and Path(path).exists() and Path(path).samefile(manifest): raise ValueError(f'{path}: is the manifest itself; write the triples to another file')
     tasks, counts, families, start = load_tasks(manifest), Counter(triples=0, without_program=0, too_few_counterfactuals=0), Counter(), time.process_time()
     with atomic_file(path) as file:
         for index, task in enumerate(tqdm(tasks, desc='writing triples', unit='task', disable=not progress, mininterval=0.5)):

@@ -30,6 +30,7 @@ __all__ = ['MAX_PAIRS', 'DEFAULT_LENGTHS', 'REJECTIONS', 'TRAINING_CURRICULUM', 
 
 # %% ../../nbs/20_generator.ipynb #190005
 MAX_PAIRS = 8        # of one task, demonstrations and tests: what the compiled loops have room for
+_NAME = r'^[A-Za-z0-9][A-Za-z0-9_.-]*$'      # of what ends up in paths and in ids
 _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Length = Annotated[int, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]      # keys of JSON are text
 
@@ -85,7 +86,7 @@ DEFAULT_LENGTHS = {'atomic': {1: 1.0}, 'sequential': {2: 0.5, 3: 0.35, 4: 0.15},
 
 class GenerateConfig(Config):
     "A curriculum: what `arc-jepa generate` and training draw their tasks from."
-    name: str = 'curriculum'
+    name: str = Field('curriculum', pattern=_NAME)
     seed: int = Field(0, ge=0, lt=1 << 31)
     demonstrations: tuple[int, int] = Field((3, 5), description='fewest and most demonstration pairs')
     tests: tuple[int, int] = Field((1, 1), description='fewest and most test pairs')
@@ -93,7 +94,7 @@ class GenerateConfig(Config):
     colours: ColourConfig = ColourConfig()
     program: ProgramConfig = ProgramConfig()
     generator: GeneratorConfig = GeneratorConfig()
-    task_schedule: dict[str, PhaseConfig] = Field(default_factory=lambda: {'atomic': PhaseConfig()}, min_length=1)
+    task_schedule: dict[Annotated[str, Field(pattern=_NAME)], PhaseConfig] = Field(default_factory=lambda: {'atomic': PhaseConfig()}, min_length=1)
     held_out: int = Field(0, ge=0, description='tasks for `heldout.jsonl`, spread over the phases; none of them is in the manifest')
 
     @model_validator(mode='after')
@@ -463,7 +464,7 @@ def _sampled(config: GenerateConfig, mixture: Mixture, order: Order, counterfact
     _check_conditions(config, order.demonstrations[0], what)
     answer = Answer(room_for(2 * n * (order.demonstrations[1] + order.tests[1]), side), np.zeros((n, *ARRAY_SHAPE), np.int16), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(len(REJECTIONS), np.int64),
                     room_for(n * counterfactuals, side), np.zeros((n, counterfactuals, *ARRAY_SHAPE), np.int16))
-    if not sample_tasks(order, mixture, workshop(), one_step(), answer): raise ValueError(f'{what}: no scene was found on which programs of these operations and lengths do anything; allow more operations or lengths')
+    if not sample_tasks(order, mixture, workshop(), one_step(), answer): raise ValueError(f'{what}: no scene was found on which such programs do anything, each step of it; allow more operations or other lengths')
     return Sample(_packed(answer.grids), answer.programs, answer.n_pairs, answer.n_tests, answer.phases, answer.rejected, _packed(answer.others), answer.other_programs)
 
 def _order(config: GenerateConfig, seed: int, first: int, n_tasks: int, demonstrations: tuple[int, int], tests: tuple[int, int]) -> Order:
@@ -473,7 +474,7 @@ def _order(config: GenerateConfig, seed: int, first: int, n_tasks: int, demonstr
 def sample_phase(config: GenerateConfig, phase: str, first: int, n_tasks: int, attempt: int = 0) -> Sample:
     "Tasks number `first` … of a phase: a function of the seed of the curriculum and of the index. `attempt` gives others with the same numbers. Raises ValueError when the curriculum allows no task."
     order = _order(config, stream('manifest', config.seed, attempt), first, n_tasks, config.demonstrations, config.tests)
-    return _sampled(config, mixture_of(config, (phase,)), order, 0, f'task_schedule.{phase}')
+    return _sampled(config, mixture_of(config, (phase,)), order, 0, f'task_schedule.{phase} ({config.kind_of(phase)}, {" or ".join(map(str, config.lengths_of(phase)))} steps)')
 
 # %% ../../nbs/20_generator.ipynb #190035
 TRAINING_CURRICULUM = load_config(GenerateConfig, 'pilot_curriculum')

@@ -488,7 +488,7 @@ class OneStep(NamedTuple):
     size: np.ndarray         # uint8[n]
 
 _SAME_SIZE_GROUPS = ('colour', 'lines', 'repair')
-_RESIZING = {op.name for op in OPS if op.group == 'growing'} - {'tile', 'mirror_tile_3', 'fractal', 'fractal_inverse', 'fractal_commonest', 'scale_by_colours'} | {'half', 'quarter', 'peel', 'take', 'drop'}
+_RESIZING = {op.name for op in OPS if op.group == 'growing'} - {'tile', 'mirror_tile_3', 'fractal', 'fractal_inverse', 'fractal_commonest', 'scale_by_colours'} | {'half', 'quarter', 'peel', 'drop'}
 
 @lru_cache(maxsize=1)
 def one_step() -> OneStep:
