@@ -361,3 +361,17 @@ def test_opening_is_quick(directory):
     started = time.process_time()
     Shards.open(directory, TokenSettings())
     assert time.process_time() - started < 0.1
+
+
+def test_one_changed_byte_in_the_table_of_a_raw_shard_is_told(tmp_path, tasks):
+    "Compiled code follows this table; without the check the process ends."
+    write_shards(tasks[:20], tmp_path, progress=False)
+    entry = json.loads((tmp_path / INDEX).read_text())['shards'][0]
+    path, whole = tmp_path / entry['file'], (tmp_path / entry['file']).read_bytes()
+    for column in range(8):
+        if column in (N_TESTS, module.PHASE): continue
+        at = entry['arrays']['tasks']['at'] + 8 * (8 * 3 + column) + 1
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1:])
+        with pytest.raises(ShardError, match='damaged'): Shards.open(tmp_path).batch(np.arange(10), 4, np.random.default_rng(0))
+    path.write_bytes(whole)
+    assert len(Shards.open(tmp_path).batch(np.arange(10), 4, np.random.default_rng(0)).programs) == 10

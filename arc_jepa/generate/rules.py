@@ -232,31 +232,33 @@ def _open_program(state, table, frames, depth, k, rule, rows):
     return rows
 
 @jit
-def _occurs(table, rule, rows):
+def _next_in_chain(rule, i):
+    "The row of the step behind that of row i in the same chain; −1 for none."
+    j = i + 1
+    while j < len(rule) and rule[j, 0] and rule[j, 3] // 4 > rule[i, 3] // 4: j += 1
+    return j if j < len(rule) and rule[j, 0] and rule[j, 3] == rule[i, 3] else -1
+
+@jit
+def _holds_pair(rule, pairs):
+    "Is one operation right behind another somewhere, for which `pairs` (uint8[N_OPS, N_OPS]) has a mark?"
+    for i in range(len(rule)):
+        if rule[i, 0] == 0: break
+        j = _next_in_chain(rule, i)
+        if j > 0 and rule[i, 0] < N_OPS and rule[j, 0] < N_OPS and pairs[rule[i, 0], rule[j, 0]]: return True
+    return False
+
+@jit
+def _occurs(table, rule):
     "Does something that is wanted occur, if anything is?"
-    if not table.wanted[0, 0]: return True
-    for i in range(rows):
-        op = rule[i, 0]
-        if op >= len(table.takes): continue
-        if table.wanted[0, op]: return True
-        for j in range(i + 1, rows):
-            if rule[j, 3] == rule[i, 3]:
-                if rule[j, 0] < len(table.takes) and table.wanted[op, rule[j, 0]]: return True
-                break
-            if rule[j, 3] // 4 <= rule[i, 3] // 4: break
+    if not table.wanted[0, 0] or _holds_pair(rule, table.wanted): return True
+    for i in range(len(rule)):
+        if 0 < rule[i, 0] < N_OPS and table.wanted[0, rule[i, 0]]: return True
     return False
 
 @jit
 def holds_refused(table, rule):
     "Does a composition occur that is held out?"
-    for i in range(len(rule)):
-        if rule[i, 0] == 0: break
-        for j in range(i + 1, len(rule)):
-            if rule[j, 0] == 0 or rule[j, 3] // 4 < rule[i, 3] // 4 or (rule[j, 3] // 4 == rule[i, 3] // 4 and rule[j, 3] != rule[i, 3]): break
-            if rule[j, 3] == rule[i, 3]:
-                if rule[i, 0] < N_OPS and rule[j, 0] < N_OPS and table.refused[rule[i, 0], rule[j, 0]]: return True
-                break
-    return False
+    return _holds_pair(rule, table.refused)
 
 @jit
 def draw_rule(state, length, table, frames, rule):
@@ -292,7 +294,7 @@ def draw_rule(state, length, table, frames, rule):
         if op == 0: return False
         _write_step(state, table, op, is_structure, f[_PLACE], rule[rows])
         f[_STEP], f[_NEXT], rows, steps = rows, 0, rows + 1, steps + 1
-    return steps == length and rule_depth(rule) <= table.max_depth[0] and _occurs(table, rule, rows)
+    return steps == length and rule_depth(rule) <= table.max_depth[0] and _occurs(table, rule)
 
 # %% ../../nbs/19_rules.ipynb #190017
 @jit
@@ -578,7 +580,7 @@ def explained_by_another_condition(shop, rule, table, inputs, outputs, n_demonst
     for i in range(len(rule)):
         op = rule[i, 0]
         if op == 0: break
-        if op >= N_OPS or table.gives[op] != BOOLEAN or not table.flat[op]: continue
+        if op >= N_OPS or table.gives[op] != BOOLEAN or not table.flat[op] or _end_of(rule, i) > i + 1: continue      # with a program in an argument it stays
         for other in range(1, N_OPS):
             if other == op or table.gives[other] != BOOLEAN or table.flat[other] <= 0 or table.takes[op] & ~table.takes[other]: continue
             for v in range(max(table.n_values[other, 0], 1)):
