@@ -62,7 +62,7 @@ class TokenEmbedding(nn.Module):
         "uint8 N×L×16 and N×13 to float N×(1+L)×width."
         n, length, _ = objects.shape
         rows = token_rows(objects, scene)
-        tokens = self.table(rows.flatten(0, 1)).view(n, length, -1) + self.mask(bits(objects[..., MASK:]).flatten(-2))
+        tokens = self.table(rows.flatten(0, 1)).view(n, length, self.mask.out_features) + self.mask(bits(objects[..., MASK:]).flatten(-2))
         share, size = scene[:, SCENE_SHARE:].float() / 255, scene[:, :2].long()
         count = torch.log2(1 + scene[:, SCENE_OBJECTS:SCENE_SHARE].float()) / 4
         whole = torch.cat([share, (share > 0).float(), count, size.float() / 15, (size[:, :1] == size[:, 1:]).float()], -1)
