@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,8 +29,10 @@ class LossConfig(Config):
     input_negatives: bool = True            # inputs are wrong answers too
 
 # %% auto #0
-__all__ = ['LossConfig', 'info_nce', 'candidate_set', 'same_input_loss', 'two_tower_loss', 'op_log_probabilities', 'op_shares',
-           'prior_loss', 'Temperature']
+__all__ = ['SIGREG_HEALTHY', 'VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'info_nce', 'candidate_set', 'same_input_loss',
+           'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss', 'Temperature', 'sigreg_directions',
+           'sigreg', 'mean_over_ranks', 'variance_term', 'covariance_term', 'vicreg', 'prediction_error',
+           'relational_loss', 'invariance_loss', 'inverse_dynamics_loss', 'NegativeQueue', 'ema_update']
 
 # %% ../../nbs/26_objectives.ipynb #230005
 def info_nce(predicted: Tensor,             # M×D
@@ -115,3 +119,172 @@ class Temperature(nn.Module):
     def forward(self) -> Tensor:
         # The value is clamped but the gradient passes: at the bound it can still come back.
         return (self.log + (self.log.clamp(self.low, self.high) - self.log).detach()).exp()
+
+# %% ../../nbs/26_objectives.ipynb #914d31e9
+SIGREG_HEALTHY = 1.0525     # expectation under N(0, I), whatever N and D, at 17 knots up to 3
+
+def sigreg_directions(dim: int, n_slices: int, step: int, seed: int = 0, device: torch.device | str = 'cpu') -> Tensor:
+    "float32 D×K unit directions that depend on (seed, step) alone: the same on all ranks and devices; other random states stay as they are."
+    mixed = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
+    return F.normalize(torch.randn(dim, n_slices, generator=torch.Generator().manual_seed(mixed)), dim=0).to(device)
+
+# %% ../../nbs/26_objectives.ipynb #cd108b5c
+class _MeanWaves(torch.autograd.Function):
+    "Mean over the rows of u (N×K) of cos(u t) and sin(u t) for each knot t, 2×J×K; keeps N×K numbers for the gradient, not J×N×K."
+    @staticmethod
+    def forward(ctx, u: Tensor, knots: Tensor) -> Tensor:
+        ctx.save_for_backward(u, knots)
+        return torch.stack([torch.stack([(u * t).cos().mean(0), (u * t).sin().mean(0)]) for t in knots], 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        u, knots = ctx.saved_tensors
+        total = torch.zeros_like(u)
+        for t, by_cos, by_sin in zip(knots, *gradient): total += t * (by_sin * (u * t).cos() - by_cos * (u * t).sin())
+        return total / len(u), None
+
+def _single_or_double(z: Tensor) -> Tensor: return z if z.dtype == torch.float64 else z.float()
+
+def sigreg(z: Tensor,                       # N×D, not normalised
+           directions: Tensor,              # D×K, of length 1
+           n_points: int = 17, t_max: float = 3.0,
+           reduce: Callable[[Tensor], Tensor] | None = None,    # mean over ranks that lets gradients through, such as `mean_over_ranks`
+           world: int = 1,                  # how many ranks share the batch, N rows each
+          ) -> Tensor:
+    "Distance of z from N(0, I) with N·world included, a scalar in float32 (float64 where z is) even under autocast; about `SIGREG_HEALTHY` for a Gaussian."
+    with torch.autocast(z.device.type, enabled=False):
+        z = _single_or_double(z)
+        knots = torch.linspace(0, t_max, n_points, dtype=z.dtype, device=z.device)
+        normal = (-knots.square() / 2).exp()
+        weights = 2 * t_max / (n_points - 1) * normal
+        weights[::n_points - 1] /= 2        # the first and the last
+        waves = _MeanWaves.apply(z @ directions.to(z), knots)
+        cos, sin = waves if reduce is None else reduce(waves)
+        return len(z) * world * (weights @ ((cos - normal[:, None]).square() + sin.square())).mean()
+
+class _SumOverRanks(torch.autograd.Function):
+    "Sum over ranks, whose gradient is the sum of the ranks' gradients (torch's own autograd-aware collective is deprecated, its successor private)."
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor: return _SumOverRanks.apply(gradient)
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    "Mean over the ranks of the default process group; gradients flow back to all of them."
+    return _SumOverRanks.apply(x) / torch.distributed.get_world_size()
+
+# %% ../../nbs/26_objectives.ipynb #dcca9ec7
+VICREG_STD, VICREG_EPSILON = 1.0, 1e-4      # γ of eq. 1: the deviation that each dimension should have; ε of eq. 2: keeps the gradient finite at 0
+
+def variance_term(z: Tensor) -> Tensor:
+    "arXiv 2105.04906 eqs. 1, 2 of z (N×D): 0 where every dimension has at least deviation 1, nearly 1 where all rows are equal."
+    return F.relu(VICREG_STD - (z.var(0) + VICREG_EPSILON).sqrt()).mean()
+
+def covariance_term(z: Tensor) -> Tensor:
+    "arXiv 2105.04906 eqs. 3, 4 of z (N×D): squared covariances between different dimensions, by D."
+    with torch.autocast(z.device.type, enabled=False):
+        z = _single_or_double(z)
+        centred = z - z.mean(0)
+        covariance = centred.T @ centred / (len(z) - 1)
+        return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
+
+def vicreg(a: Tensor, b: Tensor,            # N×D each, two views of the same rows
+           invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> dict[str, Tensor]:
+    "The three terms unweighted, variance and covariance summed over both views, and their weighted sum `total` (arXiv 2105.04906 eq. 6)."
+    a, b = _single_or_double(a), _single_or_double(b)
+    terms = dict(invariance=F.mse_loss(a, b), variance=variance_term(a) + variance_term(b), covariance=covariance_term(a) + covariance_term(b))
+    return terms | dict(total=invariance * terms['invariance'] + variance * terms['variance'] + covariance * terms['covariance'])
+
+# %% ../../nbs/26_objectives.ipynb #865e6fc5
+def prediction_error(predicted: Tensor,     # …×D
+                     target: Tensor,        # …×D; detach it for a stop-gradient
+                     kind: str = 'mse',     # or 'cosine'
+                    ) -> tuple[Tensor, Tensor]:
+    "Mean error, and as chance that of the best constant prediction for these targets. Raises ValueError for shapes that differ and other kinds."
+    if predicted.shape != target.shape: raise ValueError(f'predicted is {tuple(predicted.shape)}, target {tuple(target.shape)}; they should be equal')
+    rows = target.detach().flatten(0, -2)
+    if kind == 'mse': return F.mse_loss(predicted, target), (rows - rows.mean(0)).square().mean()
+    if kind == 'cosine': return 1 - F.cosine_similarity(predicted, target, dim=-1).mean(), 1 - F.normalize(rows, dim=-1).mean(0).norm()
+    raise ValueError(f"kind is 'mse' or 'cosine', not {kind!r}")
+
+# %% ../../nbs/26_objectives.ipynb #14ac5cbd
+def _log_relations(z: Tensor, temperature: Tensor | float) -> Tensor:
+    "log p of the other rows by cosine, N×N−1."
+    n, z = len(z), F.normalize(z, dim=-1)
+    others = (z @ z.T).flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)     # all but the diagonal
+    return F.log_softmax(others / temperature, -1)
+
+def relational_loss(predicted: Tensor, target: Tensor,      # N×D and N×E, N ≥ 3
+                    temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    "KL from the relations among the targets (no gradient) to those among the predictions, 0 where they agree; and chance, where all are equally related."
+    if len(predicted) != len(target) or len(target) < 3: raise ValueError(f'relations need as many predictions as targets, and three or more; got {len(predicted)} and {len(target)}')
+    with torch.no_grad(): wanted = _log_relations(target, temperature)
+    chance = math.log(len(target) - 1) + (wanted.exp() * wanted).sum(-1).mean()
+    return F.kl_div(_log_relations(predicted, temperature), wanted, reduction='batchmean', log_target=True), chance.detach()
+
+# %% ../../nbs/26_objectives.ipynb #1851ec11
+def invariance_loss(first: Tensor, second: Tensor,          # N×D each: projections of two views, row by row
+                    temperature: Tensor | float,
+                    keys: Tensor | None = None,             # int64 N, equal for equal grids, which are then no wrong answers for one another
+                   ) -> tuple[Tensor, Tensor]:
+    "Symmetric InfoNCE between views (arXiv 2002.05709 eq. 1); loss and chance ln(2N − 1), less where grids are equal."
+    n = len(first)
+    if keys is None: keys = torch.arange(n, device=first.device)
+    views, keys, target = torch.cat([first, second]), keys.repeat(2), torch.arange(2 * n, device=first.device).roll(n)
+    return info_nce(views, views, target, temperature, keys[:, None] == keys[None])     # leaves out each view itself, too
+
+# %% ../../nbs/26_objectives.ipynb #25a76bd8
+def inverse_dynamics_loss(logits: Tensor,               # N×n_ops
+                          ops: Tensor,                  # int64 N; read only where the mask is set, and never 0 (padding) there
+                          mask: Tensor | None = None,   # bool N: pairs of one-operation programs
+                         ) -> tuple[Tensor, Tensor]:
+    "Mean cross-entropy of the applied operation over the masked pairs, and chance ln(operations); both 0 (with a graph) where there are none."
+    if mask is None: mask = torch.ones_like(ops, dtype=torch.bool)
+    # other rows may hold padding, whose log p is −∞, and −∞ · 0 is not a number
+    surprise = -op_log_probabilities(logits).gather(-1, ops.where(mask, 1)[:, None])[:, 0]
+    return (surprise * mask).sum() / mask.sum().clamp(min=1), mask.any() * torch.tensor(math.log(logits.shape[-1] - 1), device=logits.device)
+
+# %% ../../nbs/26_objectives.ipynb #455c1317
+class NegativeQueue(nn.Module):
+    "The latents (`size`×D) and content hashes of the last `size` rows that were pushed; oldest out first. Size 0 keeps nothing."
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer('z', torch.zeros(size, dim))
+        self.register_buffer('keys', torch.zeros(size, dtype=torch.int64))
+        self.register_buffer('next', torch.zeros((), dtype=torch.int64))        # where the next row goes
+        self.register_buffer('filled', torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, z: Tensor, keys: Tensor) -> None:
+        "Add rows N×D with their keys (int64 N), any N: of more than `size` the last ones stay. During training only."
+        if len(z) != len(keys): raise ValueError(f'{len(z)} latents and {len(keys)} keys; each latent needs one')
+        if not self.size: return
+        z, keys = z[-self.size:].to(self.z), keys[-self.size:]
+        rows = (self.next + torch.arange(len(z), device=self.z.device)) % self.size
+        self.z[rows], self.keys[rows] = z, keys
+        self.next.copy_((self.next + len(z)) % self.size)
+        self.filled.copy_((self.filled + len(z)).clamp(max=self.size))
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        "Latents and keys of the filled part, copies: a later push does not change a loss that was computed from them."
+        n = int(self.filled)
+        return self.z[:n].clone(), self.keys[:n].clone()
+
+# %% ../../nbs/26_objectives.ipynb #8f022197
+@torch.no_grad()
+def ema_update(target: nn.Module, source: nn.Module, decay: float) -> None:
+    "Move the parameters of `target` to decay·target + (1 − decay)·source, in place, and copy the buffers. Raises ValueError for modules of different make."
+    if not 0 <= decay <= 1: raise ValueError(f'decay is in 0…1, not {decay}')
+    for kind in ('named_parameters', 'named_buffers'):
+        ours, theirs = dict(getattr(target, kind)()), dict(getattr(source, kind)())
+        differ = sorted(name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape)
+        if differ: raise ValueError(f'target and source differ in {", ".join(differ)}')
+        for name, value in ours.items():
+            if kind == 'named_parameters': value.lerp_(theirs[name].to(value), 1 - decay)
+            else: value.copy_(theirs[name])
