@@ -21,7 +21,7 @@ class QuantizerConfig(Config):
     "The discrete side branch; `none` builds nothing."
     kind: Literal['none', 'vq', 'fsq'] = Field('none', description='no side branch, a learned codebook, or a fixed grid')
     num_embeddings: int = Field(512, ge=2, description='vq: codes')
-    decay: float = Field(0.95, ge=0, lt=1, description='vq: what is left of a code\'s past after a step')
+    decay: float = Field(0.95, ge=0, lt=1, description='what is left of the past of a code (vq) or of mean and variance (fsq) after a step')
     commitment: float = Field(0.25, ge=0, description='vq: weight of the mean squared distance between a token and its code')
     start_step: int = Field(200, ge=0, description='vq: training steps before the codebook is made from the tokens seen last; until then tokens pass unchanged')
     refresh_enabled: bool = Field(True, description='vq: restart dead codes from tokens of the batch')
@@ -189,9 +189,14 @@ class VectorQuantizer(nn.Module):
     def _restart(self, rows: Tensor) -> None:
         "Move dead codes to different rows of the batch."
         dead = self.dead().nonzero()[:len(rows), 0]
-        chosen = self._rng().permutation(len(rows))[:len(dead)]
-        self.codes[dead] = rows[torch.from_numpy(chosen).to(rows.device)]
+        self.codes[dead] = rows[self._choose(rows, len(dead))]
         self.mass[dead], self.born[dead] = 0, self.window.seen
+
+    def _choose(self, rows: Tensor, n: int) -> Tensor:
+        "n different rows in proportion to their squared distance from their codes: the n largest log w + Gumbel noise (Kool et al., arXiv 1903.06059)."
+        far = nearest_code(rows, self.codes)[1].double()
+        noise = torch.from_numpy(self._rng().gumbel(size=len(rows))).to(rows.device)
+        return (far.clamp(min=1e-12).log() + noise).topk(n).indices
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
         saved = state.get(prefix + 'reservoir')     # full before the start, empty after it
@@ -207,21 +212,32 @@ def _rows(x: Tensor, dim: int) -> Tensor:
 
 # %% ../../nbs/25_quantizer.ipynb #220038
 class FiniteScalarQuantizer(nn.Module):
-    "Linear to len(levels) channels, bounded and rounded, and linear back. No loss of its own: what uses the values trains the projections."
+    "Linear to len(levels) standardised channels, bounded and rounded, and linear back. No loss of its own: what uses the values trains the projections."
     def __init__(self, config: QuantizerConfig, dim: int):
         super().__init__()
         levels = torch.tensor(config.fsq_levels)
-        self.dim, self.n_codes = dim, int(levels.prod())
+        self.config, self.dim, self.n_codes = config, dim, int(levels.prod())
         self.enter, self.leave = nn.Linear(dim, len(levels)), nn.Linear(len(levels), dim)
         self.window = UsageWindow(self.n_codes, config.window)
-        half = (levels - 1) / 2 * (1 + 1e-3)
+        self.register_buffer('mean', torch.zeros(len(levels))); self.register_buffer('variance', torch.ones(len(levels)))
+        reach = (levels - 1) / 2 * (1 + 1e-3)
         offset = (levels % 2 == 0) / 2
-        for name, t in dict(levels=levels, half=half, offset=offset, shift=torch.atanh(offset / half), basis=levels.cumprod(0) // levels).items():
+        for name, t in dict(levels=levels, reach=reach, offset=offset, shift=torch.atanh(offset / reach), basis=levels.cumprod(0) // levels).items():
             self.register_buffer(name, t, persistent=False)     # all of it follows from the config
+
+    def _standard(self, z: Tensor) -> Tensor:
+        "M×channels less their mean, over their spread: of the batch in training, with a gradient; else, and where there are not two rows, the moving averages."
+        mean, variance = self.mean, self.variance
+        if self.training and len(z) > 1:
+            mean, variance = z.mean(0), z.var(0)
+            with torch.no_grad():
+                gain = 1 - self.config.decay if self.window.seen else 1.0
+                if mean.isfinite().all() and variance.isfinite().all(): self.mean.lerp_(mean, gain); self.variance.lerp_(variance, gain)
+        return (z - mean) * (variance + 1e-5).rsqrt()
 
     def bound(self, z: Tensor) -> Tensor:
         "…×channels to the open range that rounds to whole numbers −⌊L/2⌋ … ⌈L/2⌉ − 1."
-        return torch.tanh(z + self.shift) * self.half - self.offset
+        return torch.tanh(z + self.shift) * self.reach - self.offset
 
     def index(self, grid: Tensor) -> Tensor:
         "Whole numbers …×channels (−⌊L/2⌋ … ⌈L/2⌉ − 1) to codes, int64 …."
@@ -242,7 +258,8 @@ class FiniteScalarQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Quantized:
         "`x` …×D. Raises ValueError for another width."
         _rows(x, self.dim)
-        bounded = self.bound(self.enter(x))
+        z = self.enter(x)
+        bounded = self.bound(self._standard(z.reshape(-1, z.shape[-1]).float())).view(z.shape)
         grid = straight_through(bounded, bounded.round())
         with torch.no_grad():
             codes = self.index(torch.nan_to_num(grid))
