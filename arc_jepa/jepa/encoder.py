@@ -5,6 +5,8 @@
 # %% ../../nbs/24_encoder.ipynb #210003
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,13 +27,15 @@ class NetworkConfig(Config):
     latent: int = 128           # z, program and rule embedding
     hidden: int = 256           # predictor and rule encoder
     predictor_layers: int = 3
-    modulation: int = 64        # numbers through which a condition steers the predictor; narrow, because there is a layer of 3·hidden for each block
+    predictor_expansion: int = 2        # hidden width of a block of the predictor, in `hidden`
+    conditioning: Literal['film', 'concat', 'adaln', 'cross_attention'] = 'film'        # how a condition enters the predictor
     tower: int = 64             # the space in which rules and programs are compared
     statistics: bool = True     # does the rule encoder see the hand statistics
 
 # %% auto #0
-__all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'NetworkConfig', 'token_rows', 'bits', 'TokenEmbedding', 'Block',
-           'TokenTransformer', 'to_tensors', 'Encoder', 'ProgramEncoder', 'RuleEncoder', 'Predictor']
+__all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'N_MEMORY', 'MODULATION', 'NetworkConfig', 'token_rows', 'bits',
+           'TokenEmbedding', 'Block', 'TokenTransformer', 'to_tensors', 'Encoder', 'ProgramEncoder', 'RuleEncoder',
+           'PredictorBlock', 'Predictor']
 
 # %% ../../nbs/24_encoder.ipynb #210005
 _SIDE = MAX_SIDE + 1
@@ -88,7 +92,7 @@ class Block(nn.Module):
         return x + self.hidden(self.norm_hidden(x))
 
 class TokenTransformer(nn.Module):
-    "Tokens of N grids to one vector of 2·width a grid: the scene token beside the mean of the objects."
+    "Tokens of N grids to one vector of 2·width a grid (the scene token beside the mean of the objects), and the M objects in use, M×width."
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.layers, self.heads = config.layers, config.heads
@@ -98,7 +102,7 @@ class TokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         nn.init.zeros_(self.relations.weight)
 
-    def forward(self, objects: Tensor, count: Tensor, scene: Tensor, relations: Tensor) -> Tensor:
+    def forward(self, objects: Tensor, count: Tensor, scene: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
         n, length = objects.shape[:2]
         real = torch.arange(length, device=count.device) < count[:, None]
         bias = F.pad(self.relations(bits(relations, len(RELATIONS))).permute(0, 3, 1, 2), (1, 0, 1, 0))
@@ -107,7 +111,7 @@ class TokenTransformer(nn.Module):
         for i, block in enumerate(self.blocks): x = block(x, bias[:, i])
         x = self.norm(x)
         mean = (x[:, 1:] * real.unsqueeze(-1)).sum(1) / count.clamp(min=1).unsqueeze(-1)
-        return torch.cat([x[:, 0], mean], -1)
+        return torch.cat([x[:, 0], mean], -1), x[:, 1:][real]
 
 # %% ../../nbs/24_encoder.ipynb #210010
 GROUP_ENDS = (2, 4, 8, 16, 256)     # tokens; a group is padded to its longest member
@@ -124,16 +128,16 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(2 * config.width), nn.Linear(2 * config.width, config.hidden), nn.BatchNorm1d(config.hidden),
                                   nn.GELU(), nn.Linear(config.hidden, config.latent))
 
-    def features(self, tokens: Tokens) -> Tensor:
-        "float N×2·width, before the head."
+    def features(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        "float N×2·width, before the head, and the objects of all grids, M×width, in no particular order."
         groups = np.searchsorted(GROUP_ENDS, tokens.count)
         rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
         device = self.head[1].weight.device
-        found = torch.cat([self.body(*to_tensors(tokens.select(r), device)) for r in rows])
+        found, objects = map(torch.cat, zip(*(self.body(*to_tensors(tokens.select(r), device)) for r in rows)))
         back = torch.from_numpy(np.argsort(np.concatenate(rows), kind='stable')).to(device)
-        return found.index_select(0, back)
+        return found.index_select(0, back), objects
 
-    def forward(self, tokens: Tokens) -> Tensor: return self.head(self.features(tokens))
+    def forward(self, tokens: Tokens) -> Tensor: return self.head(self.features(tokens)[0])
 
 # %% ../../nbs/24_encoder.ipynb #210018
 N_ARGUMENTS, N_PLACES = 64, 32
@@ -174,22 +178,54 @@ class RuleEncoder(nn.Module):
         return self.whole(torch.cat([mean, (spread + 1e-4).sqrt()], -1))
 
 # %% ../../nbs/24_encoder.ipynb #210024
+N_MEMORY, MODULATION = 8, 64       # tokens that cross-attention cuts the condition into; numbers through which adaptive layer norm sees it, narrow because each block has a layer of 3·hidden on top
+
+class PredictorBlock(nn.Module):
+    "One residual step of the predictor: `x` …×hidden and the embedded condition, broadcast against each other."
+    def __init__(self, config: NetworkConfig):
+        super().__init__()
+        h, inner = config.hidden, config.hidden * config.predictor_expansion
+        self.kind = config.conditioning
+        self.norm = nn.LayerNorm(h, elementwise_affine=self.kind != 'adaln')
+        self.enter, self.leave = nn.Linear(h, inner), nn.Linear(inner, h)
+        if self.kind == 'film': self.condition = nn.Linear(h, 2 * inner, bias=False)
+        elif self.kind == 'concat': self.condition = nn.Linear(h, inner, bias=False)
+        elif self.kind == 'adaln':
+            self.condition = nn.Sequential(nn.Linear(h, MODULATION), nn.GELU(), nn.Linear(MODULATION, 3 * h))
+            nn.init.zeros_(self.condition[2].weight); nn.init.zeros_(self.condition[2].bias)
+        else: self.query, self.memory, self.answer = nn.Linear(h, h), nn.Linear(h // N_MEMORY, 2 * h), nn.Linear(h, h)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        if self.kind == 'cross_attention': x = x + self._ask(self.norm(x), c)
+        y = self.norm(x)
+        if self.kind == 'adaln':
+            scale, shift, gate = self.condition(c).chunk(3, -1)
+            return x + gate * self.leave(F.gelu(self.enter(y * (1 + scale) + shift)))
+        y = self.enter(y)
+        if self.kind == 'film':
+            scale, shift = self.condition(c).chunk(2, -1)
+            y = y * (1 + scale) + shift
+        elif self.kind == 'concat': y = y + self.condition(c)
+        return x + self.leave(F.gelu(y))
+
+    def _ask(self, x: Tensor, c: Tensor) -> Tensor:
+        "Attention of one query over the tokens of the condition, in `N_MEMORY` heads."
+        heads = lambda t: t.unflatten(-1, (N_MEMORY, -1))
+        keys, values = self.memory(heads(c)).chunk(2, -1)                                  # …×tokens×hidden
+        scores = torch.einsum('...hd,...thd->...ht', heads(self.query(x)), heads(keys)) * (x.shape[-1] / N_MEMORY) ** -0.5
+        return self.answer(torch.einsum('...ht,...thd->...hd', scores.softmax(-1), heads(values)).flatten(-2))
+
 class Predictor(nn.Module):
     "Latent of the input and a condition (program or rule embedding, same width) to the latent of the output."
     def __init__(self, config: NetworkConfig):
         super().__init__()
         h = config.hidden
-        self.enter, self.leave = nn.Linear(config.latent, h), nn.Linear(h, config.latent)
-        self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h), nn.GELU(), nn.Linear(h, config.modulation))
-        self.modulate = nn.ModuleList(nn.Linear(config.modulation, 3 * h) for _ in range(config.predictor_layers))
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(h, h), nn.GELU(), nn.Linear(h, h)) for _ in range(config.predictor_layers))
-        self.norm = nn.LayerNorm(h, elementwise_affine=False)
-        for layer in self.modulate: nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
+        self.enter, self.leave, self.norm = nn.Linear(config.latent, h), nn.Linear(h, config.latent), nn.LayerNorm(h)
+        self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h), nn.GELU())
+        self.blocks = nn.ModuleList(PredictorBlock(config) for _ in range(config.predictor_layers))
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
         "`z` …×latent; `condition` is broadcast against it, so one program may serve many inputs."
         x, c = self.enter(z), self.condition(condition)
-        for modulate, block in zip(self.modulate, self.blocks):
-            scale, shift, gate = modulate(c).chunk(3, -1)
-            x = x + gate * block(self.norm(x) * (1 + scale) + shift)
+        for block in self.blocks: x = block(x, c)
         return z + self.leave(self.norm(x))

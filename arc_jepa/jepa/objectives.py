@@ -7,32 +7,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Config
 
 class LossConfig(Config):
-    "Weights of the objectives and the range of the temperature."
-    temperature: float = 0.07               # at the start
+    "Which objectives there are and what each weighs; a weight of 0 leaves one out altogether."
+    objective: Literal['infonce', 'mse', 'cosine'] = Field('infonce', description='how a predicted latent is compared with the true one. Without wrong answers (mse, cosine) nothing but a regulariser keeps the latents apart: sigreg.weight or vicreg.weight')
+    temperature: float = Field(0.07, gt=0, description='at the start')
     learnable_temperature: bool = True
-    temperature_min: float = 0.03
-    temperature_max: float = 0.3
-    program: float = 1.0                    # predict the output from input and program
-    demonstrations: float = 1.0             # … from input and the rule of other demonstrations
-    same_input: float = 1.0                 # both again, among outputs of other programs on the same input alone
-    rule_program: float = 0.5               # match rules with programs, both ways
-    prior: float = 0.25                     # which ops occur in the program
-    input_negatives: bool = True            # inputs are wrong answers too
+    temperature_min: float = Field(0.03, gt=0)
+    temperature_max: float = Field(0.3, gt=0)
+    program: float = Field(1.0, ge=0, description='predict the output from input and program')
+    demonstrations: float = Field(1.0, ge=0, description='… from input and the rule of other demonstrations')
+    same_input: float = Field(1.0, ge=0, description='both again, among outputs of other programs on the same input alone')
+    rule_program: float = Field(0.5, ge=0, description='match rules with programs, both ways')
+    prior: float = Field(0.25, ge=0, description='which ops occur in the program')
+    inverse: float = Field(0.0, ge=0, description='which op lies between two latents, for programs of one op')
+    relational: float = Field(0.0, ge=0, description='predictions stand to each other as the true latents do')
+    invariance: float = Field(0.0, ge=0, description='views of a grid are alike in a space of their own')
+    invariance_views: tuple[Literal['colour', 'translation', 'symmetry'], ...] = Field(('colour', 'translation', 'symmetry'), min_length=1, description='which views, one after the other in each batch')
+    input_negatives: bool = Field(True, description='inputs are wrong answers too')
+    queue_size: int = Field(0, ge=0, description='outputs of earlier steps that are wrong answers too')
+    target_decay: float = Field(0.0, ge=0, lt=1, description='how slowly an averaged encoder that gives the true latents follows the trained one; 0: the trained one gives them')
+
+class SigregConfig(Config):
+    "Pull towards a Gaussian: loss + weight · SIGReg, with the number of rows in SIGReg (its healthy value is 1.05 whatever the batch)."
+    weight: float = Field(0.0, ge=0)
+    num_slices: int = Field(64, ge=1, description='directions, drawn anew each step')
+    num_points: int = Field(17, ge=3, description='knots of the trapezoid rule on [0, 3]')
+
+class VicregConfig(Config):
+    "Variance and covariance terms of VICReg on all latents; with loss.objective=mse this is VICReg."
+    weight: float = Field(0.0, ge=0)
+    variance: float = Field(1.0, ge=0)
+    covariance: float = Field(0.04, ge=0)
 
 # %% auto #0
-__all__ = ['SIGREG_HEALTHY', 'VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'info_nce', 'candidate_set', 'same_input_loss',
-           'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss', 'Temperature', 'sigreg_directions',
-           'sigreg', 'mean_over_ranks', 'variance_term', 'covariance_term', 'vicreg', 'prediction_error',
-           'relational_loss', 'invariance_loss', 'inverse_dynamics_loss', 'NegativeQueue', 'ema_update']
+__all__ = ['SIGREG_HEALTHY', 'VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'SigregConfig', 'VicregConfig', 'info_nce',
+           'candidate_set', 'same_input_loss', 'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss',
+           'Temperature', 'sigreg_directions', 'sigreg', 'mean_over_ranks', 'variance_term', 'covariance_term',
+           'vicreg', 'prediction_error', 'relational_loss', 'invariance_loss', 'inverse_dynamics_loss', 'NegativeQueue',
+           'ema_update']
 
 # %% ../../nbs/26_objectives.ipynb #230005
 def info_nce(predicted: Tensor,             # M×D
