@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ..compiled import call_kernel, jit, pointer
 from ..config import Config
-from ..dsl.ops import N_OPS, OPS, ColourMap, PackedPair, Parameter
+from ..dsl.ops import N_OPS, OPS, ColourMap, PackedPair, Parameter, op_table_hash
 from ..dsl.program import N_WORDS, PARAMETER_KINDS, assemble_rows, machine
 from ..dsl.types import COLOUR as COLOUR_VALUE, GRID, HEADER, MASK as MASK_VALUE, OK, VALUE_BYTES, WORK_BYTES, Type, finish, mix64, value_bytes
 from ..generate.generator import TaskBatch
@@ -26,9 +26,9 @@ from .tokens import (COLOUR, HEIGHT, MASK, MASKED_COLOUR, OBJECT_BYTES, OVERFLOW
 
 # %% auto #0
 __all__ = ['COLOUR_ARGUMENTS', 'ViewKind', 'AugmentationConfig', 'draw_palettes', 'recolour_programs', 'recolour_grids',
-           'commuting', 'permute_tasks', 'recolour_value', 'colour_equivariance', 'colour_equivariant_ops',
-           'known_to_commute', 'recolour_tokens', 'recolour_statistics', 'permute_prepared', 'mask_objects',
-           'view_grids', 'prepare_augmented', 'augment_prepared']
+           'commuting', 'permute_tasks', 'recolour_value', 'colour_experiments', 'colour_equivariance',
+           'colour_equivariant_ops', 'known_to_commute', 'recolour_tokens', 'recolour_statistics', 'permute_prepared',
+           'mask_objects', 'view_grids', 'prepare_augmented', 'augment_prepared']
 
 # %% ../../nbs/29_augmentations.ipynb #290004
 class AugmentationConfig(Config):
@@ -172,10 +172,11 @@ class _Pool(dict):
         return values[rng.integers(len(values))] if values else None
 
 def _first_values(rng: np.random.Generator) -> _Pool:
-    "Four tiny grids of one size in few colours, and a mask."
+    "Six tiny grids of one size in few colours, and a mask."
     pool, (height, width), colours = _Pool(), rng.integers(1, 7, 2), rng.permutation(N_COLOURS)[:rng.integers(2, 5)]
-    for share in (0.0, 0.3, 0.6, 0.8):
-        grid = np.where(rng.random((height, width)) < share, 0, rng.choice(colours, (height, width)))
+    for share in (None, None, 0.0, 0.3, 0.6, 0.8):
+        if share is None: grid = rng.permutation(np.resize(colours, height * width)).reshape(height, width)      # each colour equally often, so that which comes first decides
+        else: grid = np.where(rng.random((height, width)) < share, 0, rng.choice(colours, (height, width)))
         value = np.zeros(HEADER + 2 * 36 + 8, np.uint8)
         value[:3], value[HEADER:HEADER + grid.size] = (GRID, height, width), grid.ravel()
         pool.add(value[:value_bytes(value)])
@@ -209,22 +210,50 @@ def _try(op, choice: tuple[int, int], pool: _Pool, palette: np.ndarray, room: np
     if found > 0: pool.add(room[0, :value_bytes(room[0])])
     return found
 
-@lru_cache(maxsize=1)
-def colour_equivariance(rounds: int = 300, seed: int = 0) -> np.ndarray:
-    "bool[N_WORDS, 64, 64]: for an operation and its choices (0 for other arguments), did none of up to `rounds` experiments fail, and at least five apply? Some seconds, once a process."
+def colour_experiments(rounds: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    "Two tables N_WORDS×64×64 by operation and choices (0 for other arguments): did an experiment fail (bool), and how many applied. Each call is tried once a round until it fails."
     rng, room, work = np.random.default_rng(seed), np.zeros((4, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8)
     failed, applied = np.zeros((N_WORDS, _CHOICES, _CHOICES), bool), np.zeros((N_WORDS, _CHOICES, _CHOICES), np.int64)
-    applied[0] = applied[N_OPS:] = 5                                              # padding, `input`, `here` and `next`
     calls = [(op, choice) for op in OPS if not op.is_control and not any(isinstance(p, ColourMap) for p in op.scalars) for choice in product(*_choices(op))]
-    for op in OPS: applied[op.number, 0, 0] = 5 * op.is_control
-    for _ in range(rounds):
-        pool, palette = _first_values(rng), draw_palettes(1, rng)[0]
+    for k in range(rounds):
+        pool, palette = _first_values(rng), draw_palettes(1, rng)[0] if k % 2 else np.array([0, *range(9, 0, -1)], np.uint8)      # the reverse order turns every decision by number around
         for i in rng.permutation(len(calls)):
             op, choice = calls[i]
             if failed[op.number][choice]: continue
             found = _try(op, choice, pool, palette, room, work, rng)
             failed[op.number][choice], applied[op.number][choice] = found < 0, applied[op.number][choice] + (found > 0)
-    return ~failed & (applied >= 5)
+    return failed, applied
+
+# %% ../../nbs/29_augmentations.ipynb #290038
+_FOUND_FOR = '47154a1e62a7dec0'      # op_table_hash()
+_DO_NOT_COMMUTE = '''
+trim(common); fractal_commonest; map_colours; keep_commonest; keep_rarest; commonest_to_black; commonest_everywhere; all_to_commonest; all_to_rarest; majority_lines; bars;
+remove_noise(common); smooth; objects4(common); objects8(common); shapes4(common); shapes8(common); holes(common); colours(common); split_at_lines; cells; pick_max(colour); pick_min(colour);
+pick_odd(holes); pick_odd(colour); pick_odd(border); keep_max(colour); keep_min(colour); drop_max(colour); drop_min(holes); drop_min(colour); keep_usual(colour); keep_unusual(colour);
+having(density); having(colour); having_more(holes); having_more(colour); having_less(density); having_less(colour); sort_objects(colour, descending); sort_objects(colour, ascending);
+related(same_colour); unrelated(same_colour); related_to(same_colour); unrelated_to(same_colour); merge(same_colour); fill_box_own; fill_holes_each; surround; recolour_by; recolour_by_rank;
+recolour_like_extreme; recolour_like; majority_each; rarest_each; connect_each; join_right(colour, descending); join_right(colour, ascending); join_down(colour, descending);
+join_down(colour, ascending); list_colours; one_cell_each; where_enclosed(common); where_open(common); where_alone(common); count_distinct(colour); value_of(colour); as_number; colour_of;
+commonest_colour; rarest_colour; colour_ranked; as_colour
+'''
+
+def _call_text(op, choice: tuple[int, int]) -> str:
+    "Such as `pick_max(colour)`: an operation with its choices."
+    texts = [p.text(c) for p, c, values in zip(op.scalars, choice, _choices(op)) if values != (0,)]
+    return op.name + (f'({", ".join(texts)})' if texts else '')
+
+@lru_cache(maxsize=1)
+def colour_equivariance() -> np.ndarray:
+    "bool[N_WORDS, 64, 64]: does an operation, with these choices (0 for other arguments), commute with every palette?"
+    table = np.ones((N_WORDS, _CHOICES, _CHOICES), bool)                          # padding, `input`, `here` and `next` do, and control
+    if op_table_hash() == _FOUND_FOR:
+        out = {text.strip() for text in _DO_NOT_COMMUTE.replace('\n', ' ').split(';')}
+        for op in OPS:
+            for choice in product(*_choices(op)): table[op.number][choice] = not out & {op.name, _call_text(op, choice)}
+        return table
+    failed, applied = colour_experiments(3000)
+    for op in OPS: table[op.number] = op.is_control | (~failed[op.number] & (applied[op.number] >= 5))
+    return table
 
 def colour_equivariant_ops() -> tuple[str, ...]:
     "Names of the operations that commute with every palette, whatever their arguments."
