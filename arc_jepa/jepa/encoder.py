@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..config import Config
 from ..dsl.program import MAX_ROWS
 from ..grid import MAX_SIDE
-from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, N_STATISTICS, OVERFLOW_COLOUR, RELATIONS, 
+from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, MASKED_COLOUR, N_STATISTICS, RELATIONS, 
                                   SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, Tokens)
 
 class NetworkConfig(Config):
@@ -39,7 +39,7 @@ __all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'N_MEMORY', 'MODULATION', 'N
 
 # %% ../../nbs/24_encoder.ipynb #210005
 _SIDE = MAX_SIDE + 1
-_BINS = dict(colour=OVERFLOW_COLOUR + 1, top=_SIDE, left=_SIDE, height=_SIDE, width=_SIDE, area=24, holes=16, border=16, below=_SIDE, right=_SIDE)
+_BINS = dict(colour=MASKED_COLOUR + 1, top=_SIDE, left=_SIDE, height=_SIDE, width=_SIDE, area=24, holes=16, border=16, below=_SIDE, right=_SIDE)
 _STARTS = np.concatenate([[0], np.cumsum(list(_BINS.values()))])
 
 def token_rows(objects: Tensor, scene: Tensor) -> Tensor:
@@ -53,6 +53,11 @@ def bits(x: Tensor, n: int = 8) -> Tensor:
     "float32 …×n: the lowest `n` bits of each byte."
     return (x.unsqueeze(-1) >> torch.arange(n, dtype=torch.uint8, device=x.device) & 1).float()
 
+def _add_masked_row(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest) -> None:
+    "Weights from before there was `MASKED_COLOUR` lack its row: it is put in as a fresh one."
+    old, new, row = state.get(prefix + 'table.weight'), module.table.weight.detach(), MASKED_COLOUR
+    if old is not None and len(old) == len(new) - 1: state[prefix + 'table.weight'] = torch.cat([old[:row], new[row:row + 1].to(old), old[row:]])
+
 class TokenEmbedding(nn.Module):
     "Bytes to vectors: one for each object, one for the whole grid in front of them."
     def __init__(self, width: int):
@@ -61,6 +66,7 @@ class TokenEmbedding(nn.Module):
         self.mask, self.scene = nn.Linear(64, width), nn.Linear(2 * 10 + 4, width)
         self.size = nn.EmbeddingBag(2 * _SIDE, width, mode='sum')
         for table in (self.table, self.size): nn.init.normal_(table.weight, std=0.3)
+        self.register_load_state_dict_pre_hook(_add_masked_row)
 
     def forward(self, objects: Tensor, scene: Tensor) -> Tensor:
         "uint8 N×L×16 and N×13 to float N×(1+L)×width."
@@ -106,7 +112,7 @@ class TokenTransformer(nn.Module):
         n, length = objects.shape[:2]
         real = torch.arange(length, device=count.device) < count[:, None]
         bias = F.pad(self.relations(bits(relations, len(RELATIONS))).permute(0, 3, 1, 2), (1, 0, 1, 0))
-        bias = bias.masked_fill(~F.pad(real, (1, 0), value=True)[:, None, None], float('-inf')).view(n, self.layers, self.heads, length + 1, length + 1)
+        bias = bias.masked_fill(~F.pad(real, (1, 0), value=True)[:, None, None], float('-inf')).view(n, self.layers, self.heads, -1, length + 1)     # one row for all where there are no relations
         x = self.embed(objects, scene)
         for i, block in enumerate(self.blocks): x = block(x, bias[:, i])
         x = self.norm(x)
@@ -114,7 +120,7 @@ class TokenTransformer(nn.Module):
         return torch.cat([x[:, 0], mean], -1), x[:, 1:][real]
 
 # %% ../../nbs/24_encoder.ipynb #210010
-GROUP_ENDS = (2, 4, 8, 16, 256)     # tokens; a group is padded to its longest member
+GROUP_ENDS = (2, 4, 8, 16, 64, 128, 256, 512)     # tokens; a group is padded to its longest member
 
 def to_tensors(tokens: Tokens, device: torch.device | str = 'cpu') -> list[Tensor]:
     "The four inputs of `TokenTransformer`."

@@ -55,6 +55,9 @@ FORMAT, INDEX, TIMINGS = 1, 'shards.json', 'timings.json'
 class ShardError(ValueError):
     "Shards that are missing, damaged, incomplete, or made of something else than they are wanted for; the message names directory, difference and remedy."
 
+def _only_objects(settings: TokenSettings, directory: Path) -> None:
+    if settings.kind != 'objects': raise ShardError(f'{directory}: shards hold tokens of objects, and model.tokens.kind is {settings.kind}; leave pre_tokenized away, so that tasks are sampled and tokenised as they are needed')
+
 NO_PROGRAM = to_array(Program(()))
 
 @lru_cache(maxsize=1 << 16)
@@ -227,6 +230,7 @@ def write_shards(source, directory: Path | str, settings: TokenSettings = TokenS
     Raises DatasetError or GridError for a task that is none, OSError for a file that cannot be written, `DirectoryInUse`; nothing that was valid in `directory` is lost then."""
     from tqdm import tqdm
     directory, tasks = Path(directory), _tasks_of(source)
+    _only_objects(settings, directory)
     if not len(tasks): raise ValueError(f'{tasks.name}: no tasks, so there is nothing to tokenise')
     if counterfactuals < 0 or shard_tasks < 1: raise ValueError(f'counterfactuals is {counterfactuals} and shard_tasks {shard_tasks}; at least 0 and 1')
     began, cpu, written = time.perf_counter(), time.process_time(), []
@@ -263,7 +267,7 @@ def _own_hash(tokens: dict) -> str:
 def _differences(index: dict, settings: TokenSettings | None) -> list[str]:
     "How the shards differ from what this package makes and, if given, from what a config asks for; a line each."
     if index['format'] != FORMAT: return [f'format: the shards have {index["format"]}, this package reads {FORMAT}']
-    there, here = index['tokens'], index['tokens'] if settings is None else settings.model_dump()
+    there, here = ({'kind': 'objects', **found} for found in (index['tokens'], index['tokens'] if settings is None else settings.model_dump()))
     found = [f'{key}: the shards have {there.get(key)}, the config has {here.get(key)}' for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     package = {'tokenizer': _own_hash(there), 'op_table': op_table_hash(), 'array_shape': list(ARRAY_SHAPE)}
     return found + [f'{key}: the shards have {index[key]}, this package has {own}' for key, own in package.items() if index[key] != own]
@@ -271,7 +275,7 @@ def _differences(index: dict, settings: TokenSettings | None) -> list[str]:
 def _remedy(index: dict, directory: Path, settings: TokenSettings | None = None, counterfactuals: int | None = None) -> str:
     "The command that makes the shards anew as they are wanted."
     k = index.get('counterfactuals', 0) if counterfactuals is None else counterfactuals
-    changed = [f'model.tokens.{key}={value}' for key, value in (settings or TokenSettings()).model_dump().items() if value != TokenSettings().model_dump()[key]]
+    changed = [f'model.tokens.{key}={value}' for key, value in (settings or TokenSettings()).model_dump().items() if value != TokenSettings().model_dump().get(key)]
     return ' '.join(['make them anew: arc-jepa tokenize --manifest', str(index.get('source', {}).get('name', 'MANIFEST')), '--output', str(directory), f'--counterfactuals {k}', *(['--compress'] if index.get('compress') else []), *changed])
 
 # %% ../../nbs/23_shards.ipynb #230030
@@ -290,6 +294,7 @@ class Shards:
 
         `cache_bytes`: unpacked arrays of compressed shards to keep."""
         directory = Path(directory)
+        if settings is not None: _only_objects(settings, directory)
         index = _read_index(directory)
         if wrong := _differences(index, settings): raise ShardError('\n  '.join([f'{directory}: these shards were made of something else:', *wrong, _remedy(index, directory, settings)]))
         shards = cls(directory, index, cache_bytes)

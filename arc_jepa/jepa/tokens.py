@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import model_serializer
 
 from ..compiled import jit
 from ..config import Config
@@ -20,15 +21,16 @@ if TYPE_CHECKING: from torch import Tensor
 
 # %% auto #0
 __all__ = ['COLOUR', 'TOP', 'LEFT', 'HEIGHT', 'WIDTH', 'LOG_AREA', 'HOLES', 'BORDER', 'MASK', 'OBJECT_BYTES', 'OVERFLOW_COLOUR',
-           'TOUCHING', 'INSIDE', 'CONTAINS', 'SAME_COLOUR', 'SAME_SHAPE', 'SAME_ROW', 'SAME_COLUMN', 'RELATIONS',
-           'SCENE_HEIGHT', 'SCENE_WIDTH', 'SCENE_OBJECTS', 'SCENE_SHARE', 'SCENE_BYTES', 'N_STATISTICS',
-           'STATISTIC_GROUPS', 'TokenSettings', 'Tokens', 'tokenize', 'tokenizer_hash', 'pair_statistics', 'Prepared',
-           'choose_demonstrations', 'assemble', 'join', 'prepare']
+           'MASKED_COLOUR', 'TOUCHING', 'INSIDE', 'CONTAINS', 'SAME_COLOUR', 'SAME_SHAPE', 'SAME_ROW', 'SAME_COLUMN',
+           'RELATIONS', 'SCENE_HEIGHT', 'SCENE_WIDTH', 'SCENE_OBJECTS', 'SCENE_SHARE', 'SCENE_BYTES', 'PATCH_SIDES',
+           'OUTSIDE', 'N_STATISTICS', 'STATISTIC_GROUPS', 'TokenSettings', 'Tokens', 'tokenize', 'tokenizer_hash',
+           'pair_statistics', 'Prepared', 'choose_demonstrations', 'program_names', 'assemble', 'join', 'prepare']
 
 # %% ../../nbs/22_tokens.ipynb #200005
 COLOUR, TOP, LEFT, HEIGHT, WIDTH, LOG_AREA, HOLES, BORDER, MASK = range(9)
 OBJECT_BYTES = MASK + 8
 OVERFLOW_COLOUR = N_COLOURS
+MASKED_COLOUR = OVERFLOW_COLOUR + 1
 TOUCHING, INSIDE, CONTAINS, SAME_COLOUR, SAME_SHAPE, SAME_ROW, SAME_COLUMN = (1 << bit for bit in range(7))
 RELATIONS = ('touching', 'inside', 'contains', 'same colour', 'same shape', 'same row', 'same column')
 SCENE_HEIGHT, SCENE_WIDTH, SCENE_OBJECTS, SCENE_SHARE = 0, 1, 2, 3     # the share of each colour follows, in 1/255
@@ -39,6 +41,12 @@ class TokenSettings(Config):
     connectivity: int = 8       # 4 or 8: do diagonal neighbours belong together
     background: int = 0         # the colour that is no object; −1 when every cell belongs to one
     cap: int = 32               # objects with a token of their own, largest first
+    kind: Literal['objects', 'patches', 'cells'] = 'objects'      # the other two are there to be compared with, see below
+
+    @model_serializer(mode='wrap')
+    def _plain(self, handler):
+        "Objects are not mentioned: hashes, shards and checkpoints are what they were before there was a choice."
+        return {name: value for name, value in handler(self).items() if name != 'kind' or value != 'objects'}
 
 # %% ../../nbs/22_tokens.ipynb #200007
 @jit
@@ -199,11 +207,11 @@ def _tokenize(cells, offset, heights, widths, connectivity, background, cap, obj
 # %% ../../nbs/22_tokens.ipynb #200014
 @dataclass(frozen=True)
 class Tokens:
-    "Tokens of N grids, padded to the L of the longest; rows beyond `count` are zero. All arrays but `key` are uint8."
+    "Tokens of N grids, padded to the L of the longest; rows beyond `count` are zero. All arrays but `key` and, for cells, `count` are uint8."
     objects: np.ndarray     # N×L×16, see the table above
-    count: np.ndarray       # N, objects in use, the overflow token included
+    count: np.ndarray       # N, objects in use, the overflow token included; int16 where tokens are cells
     scene: np.ndarray       # N×13, one description of the whole grid
-    relations: np.ndarray   # N×L×L, bits of RELATIONS: how object i (row) stands to object j
+    relations: np.ndarray   # N×L×L, bits of RELATIONS: how object i (row) stands to object j; N×0×0 where tokens are cells
     key: np.ndarray         # uint64 N, hash of the content
 
     def __len__(self) -> int: return len(self.count)
@@ -213,13 +221,66 @@ class Tokens:
         longest = int(self.count[rows].max(initial=0))
         return Tokens(self.objects[rows, :longest], self.count[rows], self.scene[rows], self.relations[rows, :longest, :longest], self.key[rows])
 
+# %% ../../nbs/22_tokens.ipynb #200037
+PATCH_SIDES = {'patches': 3, 'cells': 1}
+OUTSIDE = 15        # in a patch: a cell beyond the border of the grid
+
+@jit
+def _write_patch(token, cells, start, height, width, top, left, side, tally):
+    "One token for the cells of a square with `side` cells a side, cut off at the border of the grid."
+    bottom, right, colours = min(top + side, height) - 1, min(left + side, width) - 1, 0
+    tally[:] = 0
+    for r in range(top, bottom + 1):
+        for c in range(left, right + 1): tally[cells[start + r * width + c]] += 1
+    for n in tally: colours += n > 0
+    best = cells[start + top * width + left]
+    for r in range(top, bottom + 1):                # on a tie the first in reading order: which number a colour has does not matter
+        for c in range(left, right + 1):
+            colour = cells[start + r * width + c]
+            if tally[colour] > tally[best]: best = colour
+    _write_box(token, height, width, top, left, bottom, right, (bottom - top + 1) * (right - left + 1))
+    token[COLOUR], token[HOLES] = best, colours - 1
+    if side == 1: return
+    for i in range(side * side):
+        r, c = top + i // side, left + i % side
+        token[MASK + i // 2] |= (np.int64(cells[start + r * width + c]) if r < height and c < width else OUTSIDE) << 4 * (i % 2)
+
+@jit
+def _tokenize_patches(cells, offset, heights, widths, connectivity, background, side, objects, count, scene, relations, keys):
+    "Fill the token arrays for all grids, a token for each `side`×`side` patch in reading order; with relations where there is room for them."
+    labels, stack, tally = np.zeros(1600, np.int16), np.zeros(2 * 42 * 42, np.uint8), np.zeros(N_COLOURS, np.int64)
+    for g in range(len(offset)):
+        start, height, width = offset[g], np.int64(heights[g]), np.int64(widths[g])
+        n = label_components(cells, start, labels, 0, stack, 0, height, width, connectivity, True, background, 1600)
+        keys[g] = _write_scene(cells, start, height, width, n, scene[g])
+        used, across = 0, (width + side - 1) // side
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                _write_patch(objects[g, used], cells, start, height, width, top, left, side, tally)
+                used += 1
+        count[g] = used
+        if relations.shape[1] == 0: continue
+        _relate_boxes(objects[g], used, relations[g])
+        for i in range(used):
+            for j in range(used):
+                if i != j and abs(i // across - j // across) <= 1 and abs(i % across - j % across) <= 1: relations[g, i, j] |= TOUCHING
+
+# %% ../../nbs/22_tokens.ipynb #200038
+def _room(grids: PackedGrids, settings: TokenSettings) -> int:
+    "Tokens that the longest grid can have."
+    if settings.kind == 'objects': return settings.cap + 1
+    side = PATCH_SIDES[settings.kind]
+    return int((-(-grids.height.astype(np.int64) // side) * -(-grids.width.astype(np.int64) // side)).max(initial=0))
+
 def tokenize(grids: PackedGrids, settings: TokenSettings = TokenSettings()) -> Tokens:
-    "Object tokens of N grids. A few microseconds a small grid; compiled at the first call on a machine."
-    n, room = len(grids), settings.cap + 1
-    objects, relations = np.zeros((n, room, OBJECT_BYTES), np.uint8), np.zeros((n, room, room), np.uint8)
-    count, scene, key = np.zeros(n, np.uint8), np.zeros((n, SCENE_BYTES), np.uint8), np.zeros(n, np.uint64)
-    longest = _tokenize(grids.cells, grids.offset, grids.height, grids.width, settings.connectivity, settings.background,
-                        settings.cap, objects, count, scene, relations, key)
+    "Tokens of N grids, by `settings.kind`. A few microseconds a small grid; compiled at the first call on a machine."
+    n, room, kind = len(grids), _room(grids, settings), settings.kind
+    related = 0 if kind == 'cells' else room
+    objects, relations = np.zeros((n, room, OBJECT_BYTES), np.uint8), np.zeros((n, related, related), np.uint8)
+    count, scene, key = np.zeros(n, np.int16 if kind == 'cells' else np.uint8), np.zeros((n, SCENE_BYTES), np.uint8), np.zeros(n, np.uint64)
+    where = grids.cells, grids.offset, grids.height, grids.width, settings.connectivity, settings.background
+    if kind != 'objects': _tokenize_patches(*where, PATCH_SIDES[kind], objects, count, scene, relations, key)
+    longest = _tokenize(*where, settings.cap, objects, count, scene, relations, key) if kind == 'objects' else room
     return Tokens(objects[:, :longest], count, scene, relations[:, :longest, :longest], key)
 
 # %% ../../nbs/22_tokens.ipynb #200028
@@ -310,14 +371,17 @@ def choose_demonstrations(n_tasks: int, pairs: int, rng: np.random.Generator) ->
     chosen = np.argsort(np.argsort(noise, -1), -1) < np.maximum(1, pairs - 1 - fewer)
     return (chosen / chosen.sum(-1, keepdims=True)).astype(np.float32)
 
+def program_names(programs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    "int64 T + T·C: equal numbers for equal programs among `programs` (T×S) and `others` (T×C×S)."
+    rows = np.ascontiguousarray(np.concatenate([programs.reshape(len(programs), -1), others.reshape(-1, programs[0].size)]))
+    return np.unique(rows.view(f'V{rows.strides[0]}').ravel(), return_inverse=True)[1]       # whole programs as bytes: sorted six times as fast as row by row
+
 def assemble(tokens: Tokens, statistics: np.ndarray, programs: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> Prepared:
     "The batch of these tokens, statistics (T×P×80), programs (T×S) and counterfactual programs (T×C×S), with demonstrations chosen by `rng`."
     import torch            # here, because tokens are made and written without it as well
     n, pairs = statistics.shape[:2]
-    rows = np.ascontiguousarray(np.concatenate([programs.reshape(n, -1), others.reshape(-1, programs[0].size)]))
-    names = np.unique(rows.view(f'V{rows.strides[0]}').ravel(), return_inverse=True)[1]       # whole programs as bytes: sorted six times as fast as row by row
     as_long = lambda x: torch.from_numpy(x.astype(np.int64))
-    return Prepared(tokens, torch.from_numpy(statistics), as_long(programs), as_long(others), as_long(names), torch.from_numpy(choose_demonstrations(n, pairs, rng)))
+    return Prepared(tokens, torch.from_numpy(statistics), as_long(programs), as_long(others), as_long(program_names(programs, others)), torch.from_numpy(choose_demonstrations(n, pairs, rng)))
 
 # %% ../../nbs/22_tokens.ipynb #220002
 def join(*parts: PackedGrids) -> PackedGrids:
