@@ -236,7 +236,7 @@ def _tokenized(found: dict) -> str:
 
 @app.command(epilog='Example: `arc-jepa tokenize --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/tokenized/pilot_curriculum`')
 def tokenize(overrides: Overrides = None, manifest: Annotated[str, typer.Option('--manifest', '-m', help='Manifest, or a set of tasks by name.')] = ...,
-             output: Annotated[Path, typer.Option('--output', '-o', help='Directory to write.')] = ..., config: Annotated[str, typer.Option('--config', '-c', help='Training config (packaged name or path) whose model.tokens say how.')] = 'jepa_pilot',
+             output: Annotated[Path, typer.Option('--output', '-o', help='Directory to write.')] = ..., config: Annotated[str, typer.Option('--config', '-c', help='Training config (packaged name or path) whose `tokens` say how.')] = 'jepa_pilot',
              compress: Annotated[bool, typer.Option('--compress', help='A quarter of the size; unpacked in memory when read.')] = False,
              counterfactuals: Annotated[Optional[int], typer.Option('--counterfactuals', min=0, help='Outputs of other programs to store with each task; training.counterfactuals of the config if left out.')] = None, as_json: AsJson = False) -> None:
     "Tokenise a manifest once, into shards that training reads (pre_tokenized.path=DIRECTORY)."
@@ -246,7 +246,7 @@ def tokenize(overrides: Overrides = None, manifest: Annotated[str, typer.Option(
         from arc_jepa.train.training import TrainConfig
         settings = load_config(TrainConfig, config, overrides or [])
         _check_directory(output)
-        found = write_shards(manifest, output, settings.model.tokens, counterfactuals=settings.training.counterfactuals if counterfactuals is None else counterfactuals, compress=compress)
+        found = write_shards(manifest, output, settings.tokens, counterfactuals=settings.training.counterfactuals if counterfactuals is None else counterfactuals, compress=compress)
         typer.echo(json.dumps(found) if as_json else _tokenized(found))
 
 # %% ../nbs/81_commands.ipynb #810011

@@ -180,6 +180,10 @@ class PackedGrids:
         start, height, width = int(self.offset[i]), int(self.height[i]), int(self.width[i])
         return self.cells[start:start + height * width].reshape(height, width)
 
+    def select(self, rows: np.ndarray) -> PackedGrids:
+        "Some of the grids (int64 indices, in this order); the cells are shared, not copied."
+        return PackedGrids(self.cells, self.offset[rows], self.height[rows], self.width[rows])
+
     def __repr__(self) -> str: return f'PackedGrids({len(self)} grids, {len(self.cells)} cells)'
 
 # %% ../nbs/00_grid.ipynb #000040

@@ -213,7 +213,7 @@ def test_every_difference_is_named(directory, tmp_path, manifest, tasks, monkeyp
         Shards.open(directory, TokenSettings(connectivity=4, background=-1))
     text = str(caught.value)
     assert str(directory) in text and 'connectivity: the shards have 8, the config has 4' in text and 'background: the shards have 0, the config has -1' in text and 'cap' not in text
-    assert f'arc-jepa tokenize --manifest manifest.jsonl --output {directory} --counterfactuals 3' in text and 'model.tokens.connectivity=4 model.tokens.background=-1' in text
+    assert f'arc-jepa tokenize --manifest manifest.jsonl --output {directory} --counterfactuals 3' in text and 'tokens.connectivity=4 tokens.background=-1' in text
     changed = tmp_path / 'manifest.jsonl'
     write_manifest(changed, [*tasks[1:], tasks[0]])
     with pytest.raises(ShardError, match='manifest.jsonl has changed since'):
@@ -344,12 +344,12 @@ def test_command(tmp_path, manifest):
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and found['tasks'] == N and found['grids'] == 2 * PAIRS * N and found['tokens_per_s'] > 0 and found['bytes'] == sum(found_file.stat().st_size for found_file in (tmp_path / 'out').glob('shard_*'))
     assert Shards.open(tmp_path / 'out', TokenSettings(), source=manifest).verify() == found['bytes']
-    done = run('tokenize', '--manifest', manifest, '--output', tmp_path / 'out', '--counterfactuals', 0, '--compress', 'model.tokens.cap=8')
+    done = run('tokenize', '--manifest', manifest, '--output', tmp_path / 'out', '--counterfactuals', 0, '--compress', 'tokens.cap=8')
     assert done.exit_code == 0 and f'{N} tasks, {2 * PAIRS * N} grids' in done.stdout and 'tokens/s' in done.stdout and 'objects' in done.stdout
     assert Shards.open(tmp_path / 'out', TokenSettings(cap=8)).index['compress']
     refused = run('train', '--config', 'jepa_tiny', '--output', tmp_path / 'run', f'pre_tokenized.path={tmp_path / "out"}', 'training.counterfactuals=0')
     assert refused.exit_code == 1 and 'cap: the shards have 8, the config has 32' in refused.output
-    trained = run('train', '--config', 'jepa_tiny', '--output', tmp_path / 'run', f'pre_tokenized.path={tmp_path / "out"}', 'training.counterfactuals=0', 'model.tokens.cap=8',
+    trained = run('train', '--config', 'jepa_tiny', '--output', tmp_path / 'run', f'pre_tokenized.path={tmp_path / "out"}', 'training.counterfactuals=0', 'tokens.cap=8',
                   'training.epochs=1', 'training.steps_per_epoch=2', 'training.batch_size=8', 'training.threads=1', 'logging.enabled=false')
     assert trained.exit_code == 0, trained.output
     missing = run('tokenize', '--manifest', tmp_path / 'nowhere.jsonl', '--output', tmp_path / 'no')

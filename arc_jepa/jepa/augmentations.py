@@ -418,5 +418,5 @@ def augment_prepared(prepared: Prepared, settings: TokenSettings, config: Augmen
 
 def _masked(prepared: Prepared, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator) -> Prepared:
     if config.mask_ratio == 0: return prepared
-    if settings.kind != 'objects': raise ValueError(f'mask_ratio is {config.mask_ratio}, and only objects can lose their identity: model.tokens.kind is {settings.kind}')
+    if settings.kind != 'objects': raise ValueError(f'mask_ratio is {config.mask_ratio}, and only objects can lose their identity: tokens.kind is {settings.kind}')
     return mask_objects(prepared, config.mask_ratio, rng)

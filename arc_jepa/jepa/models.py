@@ -5,6 +5,7 @@
 # %% ../../nbs/27_models.ipynb #240003
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +23,10 @@ from ..dsl.ops import N_OPS, op_table_hash
 from ..dsl.program import ARRAY_SHAPE, N_WORDS
 from ..grid import PackedGrids, Pair, Task, pack
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
-from .objectives import LossConfig, Temperature, candidate_set, info_nce, op_log_probabilities, prior_loss, same_input_loss, two_tower_loss
+from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, covariance_term, ema_update, info_nce, invariance_loss,
+                                       inverse_dynamics_loss, op_log_probabilities, prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions,
+                                       SIGREG_HEALTHY, two_tower_loss, variance_term)
+from .quantizer import QuantizerConfig, make_quantizer
 from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, prepare, tokenize, tokenizer_hash
 
 HELD_OUT_SEED = 1_000_000_000   # generator seeds from here on are for measuring; training refuses them
@@ -30,71 +35,172 @@ class JepaConfig(Config):
     "Everything that a set of weights depends on."
     tokens: TokenSettings = TokenSettings()
     network: NetworkConfig = NetworkConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
     loss: LossConfig = LossConfig()
+    sigreg: SigregConfig = SigregConfig()
+    vicreg: VicregConfig = VicregConfig()
+
+    @model_validator(mode='after')
+    def _something_keeps_latents_apart(self) -> JepaConfig:
+        if self.loss.objective != 'infonce' and not (self.sigreg.weight or self.vicreg.weight):
+            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers, and one and the same latent for every grid would be perfect; set sigreg.weight (0.05) or vicreg.weight (1)')
+        return self
 
 # %% auto #0
-__all__ = ['HELD_OUT_SEED', 'WEIGHTS', 'DESCRIPTION', 'JepaConfig', 'WorldModel', 'encode_batch', 'program_loss', 'same_input',
-           'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa', 'encode', 'encode_tokens', 'rule',
-           'program_condition', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding', 'rank', 'save',
-           'load']
+__all__ = ['HELD_OUT_SEED', 'OBJECTIVES', 'REGULARISERS', 'RELATION_TEMPERATURE', 'WEIGHTS', 'DESCRIPTION', 'JepaConfig',
+           'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op', 'op_between',
+           'between_views', 'regularisers', 'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa', 'encode',
+           'encode_tokens', 'rule', 'program_condition', 'predict', 'distance', 'prior', 'rule_embedding',
+           'program_embedding', 'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
+OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
+REGULARISERS = ('sigreg', 'vicreg', 'vq')                                                                                    # each with its healthy value
+
 class WorldModel(nn.Module):
-    "Encoder, program encoder, rule encoder, predictor, two towers, op prior and the temperatures of the losses."
+    "Encoder, program encoder, rule encoder, predictor, two towers, op prior, the temperatures of the losses, and what the objectives of the config need besides."
     def __init__(self, config: JepaConfig, n_ops: int = N_OPS):
         super().__init__()
-        network = config.network
+        network, loss = config.network, config.loss
         self.config, self.n_ops = config, n_ops
         self.encoder, self.predictor = Encoder(network), Predictor(network)
         self.programs, self.rules = ProgramEncoder(n_ops + N_WORDS - N_OPS, network), RuleEncoder(network)
         self.rule_tower, self.program_tower = (nn.Sequential(nn.LayerNorm(network.latent), nn.Linear(network.latent, network.tower)) for _ in range(2))
         self.op_logits = nn.Sequential(nn.LayerNorm(network.latent), nn.Linear(network.latent, network.hidden), nn.GELU(), nn.Linear(network.hidden, n_ops))
-        self.temperatures = nn.ModuleDict({name: Temperature(config.loss) for name in ('program', 'demonstrations', 'same_input', 'rule_program')})
+        self.temperatures = nn.ModuleDict({name: Temperature(loss) for name in ('program', 'demonstrations', 'same_input', 'rule_program', 'invariance')})
+        self.quantizer = make_quantizer(config.quantizer, network.width)
+        self.queue = NegativeQueue(loss.queue_size, network.latent) if loss.queue_size else None
+        self.inverse = nn.Linear(2 * network.latent, n_ops) if loss.inverse else None
+        self.projection = nn.Sequential(nn.Linear(network.latent, network.hidden), nn.GELU(), nn.Linear(network.hidden, network.tower)) if loss.invariance else None
+        self.target = copy.deepcopy(self.encoder).requires_grad_(False) if loss.target_decay else None
+
+    def weights(self) -> dict[str, float]:
+        "What each objective and regulariser weighs in the total; only those that weigh something."
+        config = self.config
+        found = {name: getattr(config.loss, name) for name in OBJECTIVES}
+        if config.loss.objective != 'infonce': found['same_input'] = 0.0      # there are no wrong answers
+        found |= dict(sigreg=config.sigreg.weight, vicreg=config.vicreg.weight, vq=float(self.quantizer is not None))
+        return {name: weight for name, weight in found.items() if weight}
+
+    def update_target(self) -> None:
+        "Move the averaged encoder a little; after each step of the optimiser."
+        if self.target is not None: ema_update(self.target, self.encoder, self.config.loss.target_decay)
 
 # %% ../../nbs/27_models.ipynb #240010
-def encode_batch(model: WorldModel, batch: Prepared) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    "Latents of inputs and outputs (T×P×D each) and of counterfactuals (K×D), and the content keys in the same order."
+@dataclass
+class Encoded:
+    "Latents of a batch of T tasks with P pairs and C counterfactual outputs each, content keys in the same order, and M objects."
+    z_in: Tensor            # T×P×D
+    z_out: Tensor           # T×P×D, what predictions are compared with
+    z_other: Tensor         # T·C×D, likewise
+    all: Tensor             # every grid, as the trained encoder sees it
+    keys: tuple[Tensor, Tensor, Tensor]     # int64 T×P, T×P, T·C
+    objects: Tensor         # M×width
+
+    def own(self) -> tuple[Tensor, Tensor]:
+        "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals) and their keys."
+        n = len(self.z_in)
+        return (torch.cat([self.z_out[:, -1:], self.z_in[:, -1:], self.z_other.view(n, -1, self.z_in.shape[-1])], 1),
+                torch.cat([self.keys[1][:, -1:], self.keys[0][:, -1:], self.keys[2].view(n, -1)], 1))
+
+def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
+    "All grids of the batch, once; what predictions are compared with comes from the averaged encoder, where there is one, and then without a gradient."
     n, pairs = batch.weights.shape[:2]
-    z = model.encoder(batch.tokens)
+    features, objects = model.encoder.features(batch.tokens)
+    z = model.encoder.head(features)
+    with torch.no_grad(): target = z if model.target is None else model.target(batch.tokens)
+    if model.target is None: target = z
     keys = torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device)
     half = n * pairs * 2
-    split = lambda x: (x[:half].view(n, pairs, 2, *x.shape[1:])[:, :, 0], x[:half].view(n, pairs, 2, *x.shape[1:])[:, :, 1], x[half:])
-    return *split(z), split(keys)
+    split = lambda x: x[:half].view(n, pairs, 2, *x.shape[1:])
+    return Encoded(split(z)[:, :, 0], split(target)[:, :, 1], target[half:], z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
 
-def program_loss(model: WorldModel, z_in: Tensor, z_out: Tensor, z_other: Tensor, keys, by_program: Tensor, by_other: Tensor) -> tuple[Tensor, Tensor]:
-    "InfoNCE of predictions from (input, program), for the tasks' own programs (T×P×D) and for the counterfactual ones (T×C×D)."
-    candidates, target, same = candidate_set(z_in, z_out, z_other, *keys, input_negatives=model.config.loss.input_negatives)
-    predicted = torch.cat([by_program.flatten(0, 1), by_other.flatten(0, 1)])
-    target = torch.cat([target, torch.arange(len(candidates) - len(z_other), len(candidates), device=target.device)])
-    all_keys = torch.cat([keys[1].flatten(), *([keys[0].flatten()] if model.config.loss.input_negatives else []), keys[2]])
-    return info_nce(predicted, candidates, target, model.temperatures['program'](), torch.cat([same, keys[2][:, None] == all_keys[None]]))
+# %% ../../nbs/27_models.ipynb #373d3ab4
+def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "All candidates N×D and their keys N; for the T·P outputs and the T·C counterfactual ones where each is among them, and which candidates equal it (bool)."
+    rows, target, same = candidate_set(e.z_in, e.z_out, e.z_other, *e.keys, input_negatives=model.config.loss.input_negatives)
+    keys = torch.cat([e.keys[1].flatten(), *([e.keys[0].flatten()] if model.config.loss.input_negatives else []), e.keys[2]])
+    target = torch.cat([target, torch.arange(len(rows) - len(e.z_other), len(rows), device=target.device)])
+    if model.queue is not None:
+        earlier, earlier_keys = model.queue.rows()
+        rows, keys = torch.cat([rows, earlier]), torch.cat([keys, earlier_keys])
+        if model.training: model.queue.push(e.z_out.flatten(0, 1), e.keys[1].flatten())
+    return rows, target, keys[target][:, None] == keys[None]
 
-def same_input(model: WorldModel, z_in: Tensor, z_out: Tensor, z_other: Tensor, keys, by_program: Tensor, by_other: Tensor, by_rule: Tensor) -> tuple[Tensor, Tensor]:
-    "The last input of each task: its own program, each counterfactual program, and the rule of its demonstrations, among all their outputs."
-    n, counterfactuals = by_other.shape[:2]
-    candidates = torch.cat([z_out[:, -1:], z_in[:, -1:], z_other.view(n, counterfactuals, -1)], 1)
-    own_keys = torch.cat([keys[1][:, -1:], keys[0][:, -1:], keys[2].view(n, -1)], 1)
-    predicted = torch.cat([by_program[:, -1:], by_other, by_rule[:, -1:]], 1)
-    targets = torch.tensor([0, *range(2, 2 + counterfactuals), 0], device=z_in.device)
-    return same_input_loss(predicted, candidates, own_keys, targets, model.temperatures['same_input']())
+def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_other: Tensor, by_rule: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    "`program`, `demonstrations` and `same_input`: loss and chance. Predictions are T×P×D, T×C×D and T×P×D."
+    n, counterfactuals, found = len(by_rule), by_other.shape[1], {}
+    asked = torch.cat([by_program.flatten(0, 1), by_other.flatten(0, 1)])
+    if model.config.loss.objective != 'infonce':
+        kind, truth = model.config.loss.objective, torch.cat([e.z_out.flatten(0, 1), e.z_other])
+        return dict(program=prediction_error(asked, truth, kind), demonstrations=prediction_error(by_rule.flatten(0, 1), truth[:by_rule[..., 0].numel()], kind))
+    temperature = {name: model.temperatures[name]() for name in ('program', 'demonstrations', 'same_input')}
+    rows, target, same = candidates_of(model, e)
+    found['program'] = info_nce(asked, rows, target, temperature['program'], same)
+    outputs = by_rule[..., 0].numel()
+    found['demonstrations'] = info_nce(by_rule.flatten(0, 1), rows, target[:outputs], temperature['demonstrations'], same[:outputs])
+    if counterfactuals:
+        own, keys = e.own()
+        targets = torch.tensor([0, *range(2, 2 + counterfactuals), 0], device=own.device)
+        found['same_input'] = same_input_loss(torch.cat([by_program[:, -1:], by_other, by_rule[:, -1:]], 1), own, keys, targets, temperature['same_input'])
+    return found
 
-def batch_losses(model: WorldModel, batch: Prepared) -> dict[str, Tensor]:
-    "`total` and, for each objective, its loss (nats) and `…/chance`; `same_input` only where there are counterfactuals."
-    config, found = model.config.loss, {}
-    z_in, z_out, z_other, keys = encode_batch(model, batch)
+# %% ../../nbs/27_models.ipynb #cc6daacb
+RELATION_TEMPERATURE = 0.1
+
+def one_op(programs: Tensor, n_ops: int) -> tuple[Tensor, Tensor]:
+    "The first op of each program (int64 …) and whether it is the only row (bool …). `programs` …×12×4."
+    op = programs[..., 0, 0]
+    return op, (programs[..., 1, 0] == 0) & (op > 0) & (op < n_ops)
+
+def op_between(model: WorldModel, e: Encoded, batch: Prepared) -> tuple[Tensor, Tensor]:
+    "Which op lies between input and output latent: all pairs of the tasks, and the counterfactual outputs with the last input."
+    pairs, others = e.z_in.shape[1], batch.others.shape[1]
+    before = torch.cat([e.z_in.flatten(0, 1), e.z_in[:, -1:].expand(-1, others, -1).flatten(0, 1)])
+    programs = torch.cat([batch.programs[:, None].expand(-1, pairs, -1, -1).flatten(0, 1), batch.others.flatten(0, 1)])
+    op, only = one_op(programs, model.n_ops)
+    return inverse_dynamics_loss(model.inverse(torch.cat([before, torch.cat([e.z_out.flatten(0, 1), e.z_other])], -1)), op, only)
+
+def between_views(model: WorldModel, e: Encoded, batch: Prepared) -> tuple[Tensor, Tensor]:
+    "The first input of each task and its view find each other in the projection."
+    if batch.views is None: raise ValueError('loss.invariance needs views of the grids, and tokenised shards have none; sample the tasks (no pre_tokenized) or set loss.invariance=0')
+    return invariance_loss(model.projection(e.z_in[:, 0]), model.projection(model.encoder(batch.views)), model.temperatures['invariance'](), e.keys[0][:, 0])
+
+def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Tensor, float]]:
+    "Unweighted penalties on all latents (and on objects: vq), each with its healthy value."
+    config, found = model.config, {}
+    if config.sigreg.weight:
+        directions = sigreg_directions(e.all.shape[1], config.sigreg.num_slices, step, device=e.all.device)
+        found['sigreg'] = sigreg(e.all, directions, config.sigreg.num_points), SIGREG_HEALTHY
+    if config.vicreg.weight: found['vicreg'] = config.vicreg.variance * variance_term(e.all) + config.vicreg.covariance * covariance_term(e.all), 0.0
+    if model.quantizer is not None:
+        quantized = model.quantizer(e.objects)
+        # the codebook of `vq` follows the objects by itself; the projections of `fsq` learn from what they lose
+        found['vq'] = quantized.loss + (F.mse_loss(quantized.values, e.objects.detach()) if config.quantizer.kind == 'fsq' else 0.0), 0.0
+    return found
+
+# %% ../../nbs/27_models.ipynb #e0b3a88e
+def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str, Tensor]:
+    """`total` and, for each objective that weighs something, its loss (nats) and `…/chance`, for each regulariser its value and `…/healthy`. `step` draws SIGReg's directions.
+
+    `same_input` only where there are counterfactuals. In training mode the queue takes in the outputs and the quantizer learns."""
+    weights, e = model.weights(), encode_batch(model, batch)
     program, other = model.programs(batch.programs), model.programs(batch.others)
-    rule = model.rules(z_in, z_out, batch.statistics, batch.weights)
-    by_program, by_other, by_rule = model.predictor(z_in, program[:, None]), model.predictor(z_in[:, -1:], other), model.predictor(z_in, rule)
-    found['program'] = program_loss(model, z_in, z_out, z_other, keys, by_program, by_other)
-    candidates, target, same = candidate_set(z_in, z_out, z_other, *keys, input_negatives=config.input_negatives)
-    found['demonstrations'] = info_nce(by_rule.flatten(0, 1), candidates, target, model.temperatures['demonstrations'](), same)
-    if len(z_other): found['same_input'] = same_input(model, z_in, z_out, z_other, keys, by_program, by_other, by_rule)
+    rule = model.rules(e.z_in, e.z_out, batch.statistics, batch.weights)
+    by_program, by_other, by_rule = model.predictor(e.z_in, program[:, None]), model.predictor(e.z_in[:, -1:], other), model.predictor(e.z_in, rule)
+    found = prediction_losses(model, e, by_program, by_other, by_rule)
     n = len(program)
     found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program), model.program_tower(other).flatten(0, 1),
                                            batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
     found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
-    losses = {'total': sum(getattr(config, name) * loss for name, (loss, _) in found.items())}
-    for name, (loss, chance) in found.items(): losses[name], losses[name + '/chance'] = loss, chance
+    if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
+    if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.z_out.flatten(0, 1), RELATION_TEMPERATURE)
+    if 'invariance' in weights: found['invariance'] = between_views(model, e, batch)
+    penalties = regularisers(model, e, step)
+    losses = {'total': sum(weights[name] * loss for name, (loss, _) in (found | penalties).items() if name in weights)}
+    for name, (loss, chance) in found.items():
+        if name in weights: losses[name], losses[name + '/chance'] = loss, chance
+    for name, (loss, healthy) in penalties.items(): losses[name], losses[name + '/healthy'] = loss, torch.tensor(healthy)
     return losses
 
 # %% ../../nbs/27_models.ipynb #240016
@@ -259,7 +365,7 @@ def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
     if not path.is_file(): raise JepaError(f'{path}: not found; a run directory holds {DESCRIPTION} and {WEIGHTS} once training has saved a model')
     try:
         about = json.loads(path.read_text(encoding='utf8'))
-        config = JepaConfig.model_validate(about['config'])
+        config = JepaConfig.model_validate_json(json.dumps(about['config']))
         about['op_table'], about['tokenizer'], about['sha256'], about['n_ops'], about['trained'], about['steps']
     except (ValueError, KeyError, TypeError) as error:
         raise JepaError(f'{path}: damaged, {error!r}; take the run directory from a backup or train again') from None

@@ -56,7 +56,7 @@ class ShardError(ValueError):
     "Shards that are missing, damaged, incomplete, or made of something else than they are wanted for; the message names directory, difference and remedy."
 
 def _only_objects(settings: TokenSettings, directory: Path) -> None:
-    if settings.kind != 'objects': raise ShardError(f'{directory}: shards hold tokens of objects, and model.tokens.kind is {settings.kind}; leave pre_tokenized away, so that tasks are sampled and tokenised as they are needed')
+    if settings.kind != 'objects': raise ShardError(f'{directory}: shards hold tokens of objects, and tokens.kind is {settings.kind}; leave pre_tokenized away, so that tasks are sampled and tokenised as they are needed')
 
 NO_PROGRAM = to_array(Program(()))
 
@@ -275,7 +275,7 @@ def _differences(index: dict, settings: TokenSettings | None) -> list[str]:
 def _remedy(index: dict, directory: Path, settings: TokenSettings | None = None, counterfactuals: int | None = None) -> str:
     "The command that makes the shards anew as they are wanted."
     k = index.get('counterfactuals', 0) if counterfactuals is None else counterfactuals
-    changed = [f'model.tokens.{key}={value}' for key, value in (settings or TokenSettings()).model_dump().items() if value != TokenSettings().model_dump().get(key)]
+    changed = [f'tokens.{key}={value}' for key, value in (settings or TokenSettings()).model_dump().items() if value != TokenSettings().model_dump().get(key)]
     return ' '.join(['make them anew: arc-jepa tokenize --manifest', str(index.get('source', {}).get('name', 'MANIFEST')), '--output', str(directory), f'--counterfactuals {k}', *(['--compress'] if index.get('compress') else []), *changed])
 
 # %% ../../nbs/23_shards.ipynb #230030

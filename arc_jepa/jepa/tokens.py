@@ -363,6 +363,7 @@ class Prepared:
     others: Tensor          # int64 T×C×S
     names: Tensor           # int64 T + T·C, equal where programs are equal
     weights: Tensor         # float32 T×P×P: row p says from which pairs the rule for pair p is inferred
+    views: Tokens | None = None     # of T grids: the first input of each task as another view shows it, where an objective asks for it
 
 def choose_demonstrations(n_tasks: int, pairs: int, rng: np.random.Generator) -> np.ndarray:
     "float32 T×P×P, rows sum to 1: for each pair one to all of the other pairs, mostly all or all but one."

@@ -18,21 +18,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from ..config import Config, only_one, read_json_lines, save_config, write_atomic
 from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
-from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
+from ..jepa.augmentations import AugmentationConfig, augment_prepared, permute_tasks, prepare_augmented, view_grids
+from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
-from ..jepa.tokens import Prepared, prepare, tokenizer_hash
+from ..jepa.tokens import Prepared, tokenize, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
-__all__ = ['OBJECTIVES', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized', 'TrainConfig',
-           'learning_rate', 'torch_threads', 'open_shards', 'Trainer', 'metrics_row', 'Log', 'read_metrics',
-           'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
+__all__ = ['MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized', 'TrainConfig', 'learning_rate',
+           'torch_threads', 'open_shards', 'Trainer', 'metrics_row', 'Log', 'read_metrics', 'StopRequest',
+           'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -65,14 +66,24 @@ class PreTokenized(Config):
     "Training tasks from shards, as `arc-jepa tokenize` writes them, instead of sampled ones."
     path: Path = Field(description='directory of the shards')
 
-class TrainConfig(Config):
-    "A training run of the world model."
-    model: JepaConfig = JepaConfig()
+class TrainConfig(JepaConfig):
+    "A training run: the world model (tokens, network, objectives) and how it is trained."
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     data: GenerateConfig | None = Field(None, description='curriculum; left out: the mixture of all phases')
     pre_tokenized: PreTokenized | None = Field(None, description='shards to train on; left out: tasks are sampled by the curriculum. Validation samples in both cases')
+    augmentations: AugmentationConfig = AugmentationConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def model(self) -> JepaConfig:
+        "The part that a set of weights depends on."
+        return JepaConfig(**{name: getattr(self, name) for name in JepaConfig.model_fields})
+
+    @model_validator(mode='after')
+    def _views_need_grids(self) -> TrainConfig:
+        if self.loss.invariance and self.pre_tokenized: raise ValueError('loss.invariance needs grids to make views of, and pre_tokenized shards have none; leave out one of the two')
+        return self
 
     @property
     def steps(self) -> int: return self.training.epochs * self.training.steps_per_epoch
@@ -98,7 +109,7 @@ def torch_threads(n: int) -> Iterator[None]:
 def open_shards(config: TrainConfig) -> Shards | None:
     "The shards that the config names, if any. Raises `ShardError`, with the difference, where they were made of something else or cannot give such batches."
     if config.pre_tokenized is None: return None
-    t, shards = config.training, Shards.open(config.pre_tokenized.path, config.model.tokens)
+    t, shards = config.training, Shards.open(config.pre_tokenized.path, config.tokens)
     shards.check_training(t.batch_size, t.pairs, t.counterfactuals)
     return shards
 
@@ -109,24 +120,30 @@ class Trainer:
         self.config, self.random = config, RandomState(config.training.seed)
         with self.random: self.model = WorldModel(config.model).train()
         o = config.optimizer
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
+        decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
         warm = [p for p in self.model.temperatures.parameters() if p.requires_grad]     # one number each: they may move faster
-        rest = [p for name, p in self.model.named_parameters() if p.dim() <= 1 and not name.startswith('temperatures')]
+        rest = [p for name, p in self.model.named_parameters() if p.requires_grad and p.dim() <= 1 and not name.startswith('temperatures')]
         groups = [dict(params=decayed, weight_decay=o.weight_decay), dict(params=rest, weight_decay=0.0), dict(params=warm, weight_decay=0.0, factor=o.temperature_factor)]
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
         parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=self.random)
         self.shards = open_shards(config)
-        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.model.tokens), shards=self.shards.checksum if self.shards else None)     # weights mean nothing under another table
+        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.tokens), shards=self.shards.checksum if self.shards else None)     # weights mean nothing under another table
         self.state = RunState(parts, config.model_dump(mode='json') | meaning, config.training.keep)
 
     def batch(self, index: int, seed: int | None = None) -> Prepared:
         "Batch number `index`: from the shards, if the config names some, or sampled; always sampled where a `seed` is given."
-        t, shards = self.config.training, self.shards if seed is None else None
-        seed = t.seed if seed is None else seed
+        t, tokens, augmentations = self.config.training, self.config.tokens, self.config.augmentations if seed is None else AugmentationConfig()
+        shards, seed = self.shards if seed is None else None, t.seed if seed is None else seed
         rng = np.random.default_rng((seed, index))
-        if shards: return shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng)
-        return prepare(sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals), self.config.model.tokens, rng)
+        if shards: return augment_prepared(shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng), tokens, augmentations, rng)
+        tasks = sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
+        if augmentations.palette_permutation: tasks = permute_tasks(tasks, rng)
+        prepared = prepare_augmented(tasks, tokens, augmentations.model_copy(update=dict(palette_permutation=False)), rng)
+        if self.config.loss.invariance:
+            kinds, first = self.config.loss.invariance_views, np.arange(0, len(tasks.grids), 2 * t.pairs)
+            prepared.views = tokenize(view_grids(tasks.grids.select(first), kinds[index % len(kinds)], rng), tokens)
+        return prepared
 
     def step(self) -> dict[str, torch.Tensor]:
         "One update; losses, chance levels and gradient norm as tensors."
@@ -134,11 +151,12 @@ class Trainer:
         for group in self.optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
         self.optimizer.zero_grad()
         with self.random:
-            losses = batch_losses(self.model, self.batch(step))
+            losses = batch_losses(self.model, self.batch(step), step)
             losses['total'].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
         if not torch.isfinite(norm): raise FloatingPointError(f'step {step}: the gradient is not finite (losses { {k: v.item() for k, v in losses.items()} })')
         self.optimizer.step()
+        self.model.update_target()
         self.progress.step += 1
         self.progress.tasks += self.config.training.batch_size
         return {**losses, 'gradient_norm': norm}
@@ -152,8 +170,6 @@ class Trainer:
         return {name: float(np.mean([f[name].item() for f in found])) for name in found[0]}
 
 # %% ../../nbs/31_training.ipynb #310015
-OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior')
-
 def metrics_row(trainer: Trainer, losses: dict[str, torch.Tensor], tasks_per_second: float) -> dict[str, float]:
     "One line of `metrics.jsonl`; the same names are TensorBoard tags."
     config, step = trainer.config, trainer.progress.step
@@ -162,7 +178,10 @@ def metrics_row(trainer: Trainer, losses: dict[str, torch.Tensor], tasks_per_sec
     for name in OBJECTIVES:
         if name not in value: continue
         row['loss/' + name] = value[name]
+        row['chance/' + name] = value[name + '/chance']
         row['margin/' + name] = value[name + '/chance'] - value[name]
+    for name in REGULARISERS:
+        if name in value: row['loss/' + name], row['healthy/' + name] = value[name], value[name + '/healthy']
     row['loss/temperature'] = trainer.model.temperatures['program']().item()
     row['optimizer/lr'] = learning_rate(config, step - 1)
     row['gradient_norm'], row['tasks_per_second'] = value['gradient_norm'], tasks_per_second
