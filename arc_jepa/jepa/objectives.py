@@ -142,7 +142,7 @@ class Temperature(nn.Module):
         # The value is clamped but the gradient passes: at the bound it can still come back.
         return (self.log + (self.log.clamp(self.low, self.high) - self.log).detach()).exp()
 
-# %% ../../nbs/26_objectives.ipynb #914d31e9
+# %% ../../nbs/26_objectives.ipynb #7dc9ad9e
 SIGREG_HEALTHY = 1.0525     # expectation under N(0, I), whatever N and D, at 17 knots up to 3
 
 def sigreg_directions(dim: int, n_slices: int, step: int, seed: int = 0, device: torch.device | str = 'cpu') -> Tensor:
@@ -150,7 +150,7 @@ def sigreg_directions(dim: int, n_slices: int, step: int, seed: int = 0, device:
     mixed = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
     return F.normalize(torch.randn(dim, n_slices, generator=torch.Generator().manual_seed(mixed)), dim=0).to(device)
 
-# %% ../../nbs/26_objectives.ipynb #cd108b5c
+# %% ../../nbs/26_objectives.ipynb #48e4583f
 class _MeanWaves(torch.autograd.Function):
     "Mean over the rows of u (N×K) of cos(u t) and sin(u t) for each knot t, 2×J×K; keeps N×K numbers for the gradient, not J×N×K."
     @staticmethod
@@ -200,7 +200,7 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     "Mean over the ranks of the default process group; gradients flow back to all of them."
     return _SumOverRanks.apply(x) / torch.distributed.get_world_size()
 
-# %% ../../nbs/26_objectives.ipynb #dcca9ec7
+# %% ../../nbs/26_objectives.ipynb #4567c9ed
 VICREG_STD, VICREG_EPSILON = 1.0, 1e-4      # γ of eq. 1: the deviation that each dimension should have; ε of eq. 2: keeps the gradient finite at 0
 
 def variance_term(z: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ def vicreg(a: Tensor, b: Tensor,            # N×D each, two views of the same r
     terms = dict(invariance=F.mse_loss(a, b), variance=variance_term(a) + variance_term(b), covariance=covariance_term(a) + covariance_term(b))
     return terms | dict(total=invariance * terms['invariance'] + variance * terms['variance'] + covariance * terms['covariance'])
 
-# %% ../../nbs/26_objectives.ipynb #865e6fc5
+# %% ../../nbs/26_objectives.ipynb #1eb66c89
 def prediction_error(predicted: Tensor,     # …×D
                      target: Tensor,        # …×D; detach it for a stop-gradient
                      kind: str = 'mse',     # or 'cosine'
@@ -234,7 +234,7 @@ def prediction_error(predicted: Tensor,     # …×D
     if kind == 'cosine': return 1 - F.cosine_similarity(predicted, target, dim=-1).mean(), 1 - F.normalize(rows, dim=-1).mean(0).norm()
     raise ValueError(f"kind is 'mse' or 'cosine', not {kind!r}")
 
-# %% ../../nbs/26_objectives.ipynb #14ac5cbd
+# %% ../../nbs/26_objectives.ipynb #1dc28e7c
 def _log_relations(z: Tensor, temperature: Tensor | float) -> Tensor:
     "log p of the other rows by cosine, N×N−1."
     n, z = len(z), F.normalize(z, dim=-1)
@@ -249,7 +249,7 @@ def relational_loss(predicted: Tensor, target: Tensor,      # N×D and N×E, N �
     chance = math.log(len(target) - 1) + (wanted.exp() * wanted).sum(-1).mean()
     return F.kl_div(_log_relations(predicted, temperature), wanted, reduction='batchmean', log_target=True), chance.detach()
 
-# %% ../../nbs/26_objectives.ipynb #1851ec11
+# %% ../../nbs/26_objectives.ipynb #2a1a3b57
 def invariance_loss(first: Tensor, second: Tensor,          # N×D each: projections of two views, row by row
                     temperature: Tensor | float,
                     keys: Tensor | None = None,             # int64 N, equal for equal grids, which are then no wrong answers for one another
@@ -260,7 +260,7 @@ def invariance_loss(first: Tensor, second: Tensor,          # N×D each: project
     views, keys, target = torch.cat([first, second]), keys.repeat(2), torch.arange(2 * n, device=first.device).roll(n)
     return info_nce(views, views, target, temperature, keys[:, None] == keys[None])     # leaves out each view itself, too
 
-# %% ../../nbs/26_objectives.ipynb #25a76bd8
+# %% ../../nbs/26_objectives.ipynb #c484a20e
 def inverse_dynamics_loss(logits: Tensor,               # N×n_ops
                           ops: Tensor,                  # int64 N; read only where the mask is set, and never 0 (padding) there
                           mask: Tensor | None = None,   # bool N: pairs of one-operation programs
@@ -271,7 +271,7 @@ def inverse_dynamics_loss(logits: Tensor,               # N×n_ops
     surprise = -op_log_probabilities(logits).gather(-1, ops.where(mask, 1)[:, None])[:, 0]
     return (surprise * mask).sum() / mask.sum().clamp(min=1), mask.any() * torch.tensor(math.log(logits.shape[-1] - 1), device=logits.device)
 
-# %% ../../nbs/26_objectives.ipynb #455c1317
+# %% ../../nbs/26_objectives.ipynb #e51745d1
 class NegativeQueue(nn.Module):
     "The latents (`size`×D) and content hashes of the last `size` rows that were pushed; oldest out first. Size 0 keeps nothing."
     def __init__(self, size: int, dim: int):
@@ -298,7 +298,7 @@ class NegativeQueue(nn.Module):
         n = int(self.filled)
         return self.z[:n].clone(), self.keys[:n].clone()
 
-# %% ../../nbs/26_objectives.ipynb #8f022197
+# %% ../../nbs/26_objectives.ipynb #a55b2e22
 @torch.no_grad()
 def ema_update(target: nn.Module, source: nn.Module, decay: float) -> None:
     "Move the parameters of `target` to decay·target + (1 − decay)·source, in place, and copy the buffers. Raises ValueError for modules of different make."
