@@ -172,6 +172,14 @@ def test_a_stream_that_drifts_keeps_the_codebook_alive(drift):
     assert quantizer.usage()['perplexity_ratio'] > 0.5
 
 
+@pytest.mark.parametrize('refresh', [True, False])
+def test_only_restarts_survive_a_leap(refresh):
+    "After step 40 all tokens are elsewhere: the codes that were left behind come after, or never."
+    quantizer = VectorQuantizer(config(start_step=5, refresh_enabled=refresh), 8)
+    for step in range(120): quantizer(stream(step) * (1 if step < 40 else -1))
+    assert (quantizer.usage()['usage_ratio'] > 0.9) == refresh and (quantizer.usage()['usage_ratio'] < 0.3) != refresh
+
+
 @pytest.mark.parametrize('steps', [1, 12])
 def test_evaluation_changes_no_bit(steps):
     for quantizer in (trained(steps), FiniteScalarQuantizer(config(kind='fsq'), 8)):
@@ -183,13 +191,14 @@ def test_evaluation_changes_no_bit(steps):
         assert not same_bits(before, bits(quantizer)), 'training does'
 
 
-@pytest.mark.parametrize('stop', [1, 3, 17, 40])
+@pytest.mark.parametrize('stop', [1, 3, 17, 60])
 def test_a_loaded_run_goes_on_with_the_same_bits(stop):
     straight, file = VectorQuantizer(config(), 8), io.BytesIO()
-    for step in range(stop): straight(stream(step))
+    for step in range(stop): straight(stream(step, drift=0.5))
     torch.save(straight.state_dict(), file); file.seek(0)
     resumed = VectorQuantizer(config(), 8)
     resumed.load_state_dict(torch.load(file))
+    assert all(torch.equal(a, b) for a, b in zip(straight.buffers(), resumed.buffers(), strict=True)) and (stop < 60 or (straight.born > 0).any())
     torch.manual_seed(99); np.random.seed(99)
     for step in range(stop, stop + 40):
         a = straight(stream(step, drift=0.02))
