@@ -156,7 +156,7 @@ def op_probe(features: np.ndarray, ops: np.ndarray, ridge: float = 1.0) -> float
     w = np.linalg.solve(x[:half].T @ x[:half] + ridge * half / 100 * np.eye(x.shape[1]), x[:half].T @ y[:half])
     return float(((x[half:] @ w).argmax(1) == ops[half:]).mean())
 
-# %% ../../nbs/29_retrieval.ipynb #97184764
+# %% ../../nbs/29_retrieval.ipynb #7edeeeb8
 PROBE_OPS = ('take', 'ray', 'recolour_all', 'replace', 'shift', 'drop_lines', 'crop_to_colour', 'flip_up_down', 'scale', 'bridge', 'drop', 'fill_background', 'repair_tiling',
              'mirror', 'squeeze', 'connect', 'flip_left_right', 'keep_colour', 'outline', 'tile', 'fill_holes', 'keep_rarest', 'repair_symmetry', 'rotate_180', 'transpose', 'frame')
 
@@ -218,7 +218,7 @@ def measure(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question],
         found['effective_rank'] = dict(latent=effective_rank(z))      # of the last one, which has all operations
     return found
 
-# %% ../../nbs/29_retrieval.ipynb #034797fe
+# %% ../../nbs/29_retrieval.ipynb #d2f1f155
 def kind_of_program(program: np.ndarray) -> str:
     "atomic, sequential, conditional (has an `if`), recursive (has a `repeat`) or meta_rule (has another program in an argument), of a program in array form."
     numbers = program[:, 0]
@@ -284,7 +284,7 @@ def above_floor(row: dict) -> str:
     if high is not None and high < floors[best]: return f'BELOW its floor ({name})'
     return f'not told apart from its floor ({name})'
 
-# %% ../../nbs/29_retrieval.ipynb #6d948d27
+# %% ../../nbs/29_retrieval.ipynb #cca074c7
 def probe_summary(table: dict) -> dict[str, float]:
     "A `retrieval_table` as flat numbers by name; what is missing in the table is missing here."
     found = {}
@@ -335,13 +335,13 @@ def format_table(table: dict) -> str:
     lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":15s}{"latent":23s}{"fused":23s}floors']
     for name in [n for n in (*MEASURES, 'effective_rank') if n in table]:
         row = table[name]
-        lines.append(f'{name:14s}' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items()))
+        lines.append(f'{name:15s}' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items()))
     for group in ('by_length', 'by_kind'):
         for name, parts in (table.get(group) or {}).items():
-            lines.append(f'{name} {group.replace("_", " ")}: ' + ', '.join(f'{part}: {x["fused" if "fused" in x else "latent"]["value"]:.3f} of {x["n"]}' for part, x in parts.items()))
+            lines.append(f'{name}{", fused" * ("fused" in next(iter(parts.values()), {}))} {group.replace("_", " ")}: ' + ', '.join(f'{part}: {x["fused" if "fused" in x else "latent"]["value"]:.3f} of {x["n"]}' for part, x in parts.items()))
     return '\n'.join(lines)
 
-# %% ../../nbs/29_retrieval.ipynb #920d35e2
+# %% ../../nbs/29_retrieval.ipynb #196f8549
 def composition_curriculum() -> GenerateConfig:
     "Programs of two or three steps, each of which goes from grid to grid with plain arguments and was not held out of training."
     generator = TRAINING_CURRICULUM.generator
@@ -396,11 +396,11 @@ def plot_composition(table: dict):
     for floor, shape in (('last_step', 'D'), ('untrained', 'X'), ('pixels', 's'), ('chance', '|')):
         axes.scatter([table[name]['floors'][floor] for name in names], range(len(names)), marker=shape, s=34, zorder=3, label=floor.replace('_', ' '))
     axes.set(yticks=range(len(names)), yticklabels=[f'{name} steps' if name != 'all' else name for name in names], xlabel='truth ranked first' + ('' if table['trained'] else ', UNTRAINED weights'), xlim=(0, 1))
-    axes.invert_yaxis(); axes.legend(fontsize=7, ncols=3, loc='upper right')
+    axes.invert_yaxis(); axes.legend(fontsize=7, ncols=6, loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
     plt.close(fig)
     return fig
 
-# %% ../../nbs/29_retrieval.ipynb #10db4b60
+# %% ../../nbs/29_retrieval.ipynb #21db3261
 def principal_plane(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Coordinates N×2 of z (N×D) on its two main directions, and the shares of the variance that these hold."
     centred = z - z.mean(0)
@@ -417,6 +417,9 @@ def plot_embedding_map(jepa: Jepa, ops: Sequence[str] = PROBE_OPS[:12], n_tasks:
     colours = plt.get_cmap('tab20')(np.arange(len(ops)) % 20)
     axes.scatter(*at.T, s=9, c=colours[kinds], alpha=.75, linewidths=0)
     for k, name in enumerate(ops): axes.annotate(name, np.median(at[kinds == k], 0), fontsize=8, ha='center', va='center', bbox=dict(boxstyle='round,pad=.15', fc='white', ec=colours[k], alpha=.85))
+    low, high = np.quantile(at, (.01, .99), axis=0)          # a few outliers would squeeze the rest
+    margin = .05 * (high - low) + 1e-9
+    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
     axes.set(xlabel=f'first direction, {held[0]:.0%} of the variance', ylabel=f'second, {held[1]:.0%}', title='z_out − z_in' + ('' if jepa.trained else ', UNTRAINED weights'), xticks=[], yticks=[])
     plt.close(fig)
     return fig
