@@ -64,6 +64,7 @@ def test_known_values():
     cross = np.kron(np.eye(D), [[1.], [-1.]])
     assert effective_rank(cross) == pytest.approx(D) and rankme(cross) == pytest.approx(D, rel=1e-3)
     assert effective_rank(POINT) == 0 and uniformity(POINT) == pytest.approx(0, abs=1e-9) and lidar(POINT, np.arange(N) % 8) == 0
+    assert effective_rank(POINT + 1e-7 * NOISE) == 0 and effective_rank(POINT + 1e-3 * NOISE) > 0.9 * D, 'what is left of a point in float32 is no direction'
     assert isotropy(NOISE) > 0.95
     with pytest.raises(ValueError, match='needs 512 embeddings'): isotropy(NOISE[:-1])
     for bad in (NOISE[0], NOISE[:1], np.where(NOISE > 3, np.nan, NOISE)):
