@@ -1,0 +1,123 @@
+"""Retrieval measures that cannot be gamed: a scorer that knows nothing gets chance, and what is printed can be read back."""
+import numpy as np
+import pytest
+
+from arc_jepa.dsl.program import n_steps, parse, run_program, to_array
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
+from arc_jepa.jepa.models import Jepa
+from arc_jepa.jepa.retrieval import (FLOORS, MEASURES, PROBE_OPS, composition_curriculum, composition_table, encode_questions, format_table, kind_of_program, latent_scores, measure, most_used_ops,
+                                     one_step_ops, op_probe, probe_pairs, probe_summary, retrieval_table, rollout, single_steps, synthetic_questions, top1, tower_scores)
+
+
+class Constant(Jepa):
+    "The same latent, rule and prediction for everything."
+    def encode(self, grids): return np.ones((len(grids), 128), np.float32)
+    def rule(self, tasks): return np.ones((len(tasks), 128), np.float32)
+    def predict(self, z, program=None, rule=None): return np.ones_like(z)
+    def program_embedding(self, programs): return np.ones((*programs.shape[:-2], 64), np.float32)
+    def rule_embedding(self, rule): return np.ones((len(rule), 64), np.float32)
+
+
+@pytest.fixture(scope='module')
+def table():
+    return retrieval_table(Jepa.untrained(seed=3), n_tasks=24, arc_tasks=12, probe_tasks=200)
+
+
+def test_a_constant_scorer_gets_chance_in_every_measure(monkeypatch):
+    constant, questions = Constant(Jepa.untrained().model, trained=True), synthetic_questions(16)
+    known = encode_questions(constant, questions)
+    for scores in (latent_scores(constant, questions, known, 'program'), latent_scores(constant, questions, known, 'rule'), tower_scores(constant, questions, known)):
+        assert top1(scores) == pytest.approx(1 / 32)
+    probe = probe_pairs(4)
+    found = measure(constant, questions, questions, questions, {'op_probe': probe})
+    assert {name: row['latent'] for name, row in found.items() if name != 'effective_rank'} == pytest.approx(dict(cf32=1/32, rule32=1/32, demo32=1/32, arc_easy=1/32, arc_hard=1/32, op_probe=1/26))
+    assert found['effective_rank']['latent'] == 0
+    composed = composition_table(constant, n_tasks=20)
+    assert all(composed['all'][way]['value'] == pytest.approx(1 / 32, abs=1e-4) for way in ('one_shot', 'repeated'))
+
+
+def test_shuffled_labels_give_chance_in_the_probe():
+    rng, labels = np.random.default_rng(0), np.tile(np.arange(26), 80)
+    features = np.eye(26)[labels] @ rng.normal(size=(26, 40)) + 0.1 * rng.normal(size=(len(labels), 40))
+    assert op_probe(features, labels) > 0.95
+    assert op_probe(features, rng.permutation(labels)) < 0.08
+
+
+def test_probe_tasks_are_balanced_and_differ_between_the_halves():
+    grids, labels = probe_pairs(6)
+    half = len(labels) // 2
+    assert len(grids) == 2 * len(labels) and (np.bincount(labels[:half], minlength=26) == 6).all() and (np.bincount(labels[half:], minlength=26) == 6).all()
+    inputs = [grids[i].tobytes() + bytes(grids[i].shape) for i in range(0, len(grids), 2)]
+    assert len(set(inputs[:half]) & set(inputs[half:])) <= 2, 'other tasks, but for tiny inputs that come up twice'
+    single = GenerateConfig(task_schedule={'atomic': PhaseConfig(primitives=['flip_up_down'])})
+    own = probe_pairs(4, ops=('flip_up_down', 'transpose'))
+    assert all(np.array_equal(own[0][2 * i][::-1], own[0][2 * i + 1]) for i in np.flatnonzero(own[1] == 0)) and len(sample_batch(single, 0, 0, 2, 2).grids) == 8
+
+
+def test_probe_ops_follow_their_rule():
+    assert len(set(PROBE_OPS)) == 26 and set(PROBE_OPS) <= set(one_step_ops())
+    assert len(set(PROBE_OPS) & set(most_used_ops())) >= 20, 'the library has moved on: choose again, and say so'
+
+
+@pytest.mark.parametrize('text, kind', [('transpose', 'atomic'), ('transpose | flip_up_down', 'sequential'), ('repeat(peel)', 'recursive'),
+                                        ('if(is_square, transpose, flip_up_down)', 'conditional'), ('objects8 | map(transpose)', 'meta_rule')])
+def test_the_kind_is_read_off_the_program(text, kind):
+    assert kind_of_program(to_array(parse(text))) == kind
+
+
+@pytest.mark.parametrize('kind', ['atomic', 'sequential', 'conditional', 'recursive', 'meta_rule'])
+def test_the_kind_is_that_of_the_phase(kind):
+    batch = sample_batch(GenerateConfig(task_schedule={kind: PhaseConfig()}), 5, 0, 12, 3)
+    assert {kind_of_program(program) for program in batch.programs} == {kind}
+
+
+def test_steps_of_a_program_make_what_the_program_makes():
+    grid = np.array([[1, 2, 0], [0, 0, 3]], np.uint8)
+    steps = single_steps(to_array(parse('transpose | flip_up_down | recolour_all(red)')))
+    value = grid
+    for step in steps: value = run_program(step, value)
+    assert len(steps) == 3 and np.array_equal(value, run_program('transpose | flip_up_down | recolour_all(red)', grid))
+    with pytest.raises(ValueError): single_steps(to_array(parse('repeat(peel)')))
+    with pytest.raises(ValueError): single_steps(np.zeros((12, 4), np.int16))
+
+
+def test_a_rollout_predicts_step_after_step():
+    jepa, questions = Jepa.untrained(), synthetic_questions(6, 300, curriculum=composition_curriculum())
+    for layer in jepa.model.predictor.modulate:                # at the start the predictor does not look at the program
+        layer.weight.data.normal_(std=0.1)
+    z, programs = jepa.encode([q.input for q in questions]), [q.programs[0] for q in questions]
+    for i, program in enumerate(programs):
+        one = z[i:i + 1]
+        for step in single_steps(program): one = jepa.predict(one, program=step[None])
+        assert np.allclose(rollout(jepa, z, programs)[i], one[0], atol=1e-4)
+    assert not np.allclose(rollout(jepa, z, programs), jepa.predict(z, program=np.stack(programs)), atol=1e-2)
+
+
+def test_the_composition_table_has_both_ways_by_length():
+    found = composition_table(Jepa.untrained(), n_tasks=24)
+    assert found['all']['n'] == 24 == found['2']['n'] + found['3']['n'] and set(found) == {'trained', 'steps', 'seed', 'all', '2', '3'} and not found['trained']
+    for row in (found['all'], found['2'], found['3']):
+        assert set(row) == {'n', 'one_shot', 'repeated', 'floors'} and set(row['floors']) == {'last_step', 'untrained', 'untrained_repeated', 'pixels', 'chance'}
+        assert all(row[way]['low'] <= row[way]['value'] <= row[way]['high'] for way in ('one_shot', 'repeated'))
+
+
+def test_the_table_and_its_flat_keys(table):
+    assert {*MEASURES, 'effective_rank', 'by_length', 'by_kind'} <= set(table) and not table['trained']
+    flat = probe_summary(table)
+    assert {'cf32', 'demo32', 'demo32_fused', 'rule32', 'op_probe', 'arc_easy', 'arc_easy_fused', 'arc_hard', 'arc_hard_fused', 'effective_rank', 'cf32_floor_pixels'} <= set(flat)
+    assert all(isinstance(v, float) for v in flat.values()) and flat['op_probe_floor_chance'] == pytest.approx(1 / 26, abs=1e-4)
+    for name in MEASURES: assert flat[name] == table[name]['latent']['value'] and flat[f'{name}_floor'] == max(table[name]['floors'].values()) and set(table[name]['floors']) <= set(FLOORS)
+    for group in ('by_length', 'by_kind'):
+        for name in ('cf32', 'demo32', 'rule32'):
+            rows = table[group][name].values()
+            assert sum(row['n'] for row in rows) == 24 and sum(row['n'] * row['latent']['value'] for row in rows) / 24 == pytest.approx(flat[name], abs=1e-3)
+    lengths = {str(n_steps(q.programs[0])) for q in synthetic_questions(24)}
+    assert set(table['by_length']['cf32']) == lengths and 'demo32, fused by length' in format_table(table)
+
+
+def test_pictures_of_any_model():
+    from arc_jepa.jepa.retrieval import probe_figures
+    figures = probe_figures(Jepa.untrained())
+    assert list(figures) == ['embedding_map', 'neighbours', 'retrieval', 'carried_rule'] and 'UNTRAINED' in figures['embedding_map'].axes[0].get_title()
+    titles = [axis.get_title() for axis in figures['carried_rule'].axes]
+    assert titles[:3] == ['rule of', 'this task', 'carried to'] and titles[3:] == sorted(titles[3:])
