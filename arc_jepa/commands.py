@@ -135,7 +135,7 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
           as_json: AsJson = False) -> None:
     "What a trained JEPA can tell apart (cf32, demo32, rule32, op probe, ARC easy and hard), beside its floors."
     with _clear_errors():
-        from arc_jepa.jepa.retrieval import format_table, probe_summary, retrieval_table
+        from arc_jepa.evaluate.retrieval import format_table, probe_summary, retrieval_table
         from arc_jepa.jepa.models import Jepa
         table = retrieval_table(Jepa.load(run_dir), n_tasks=tasks, arc_tasks=tasks // 2, probe_tasks=10 * tasks)
         typer.echo(json.dumps(dict(trained=table['trained'], steps=table['steps'], **probe_summary(table), table=table)) if as_json else format_table(table))

@@ -166,7 +166,7 @@ class PilotWork:
         return Jepa.load(self.run_dir/'jepa')
 
     def probe(self) -> None:
-        from arc_jepa.jepa.retrieval import retrieval_table
+        from arc_jepa.evaluate.retrieval import retrieval_table
         n = self.config.probe_tasks
         write_atomic(self.run_dir/'retrieval.json', json.dumps(retrieval_table(self.jepa(), n_tasks=n, arc_tasks=n // 2, probe_tasks=10 * n), indent=1))
 

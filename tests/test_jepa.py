@@ -14,7 +14,7 @@ import torch
 
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
-from arc_jepa.jepa.retrieval import encode_questions, latent_scores, synthetic_questions, top1
+from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of

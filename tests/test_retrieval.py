@@ -5,7 +5,7 @@ import pytest
 from arc_jepa.dsl.program import n_steps, parse, run_program, to_array
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
 from arc_jepa.jepa.models import Jepa
-from arc_jepa.jepa.retrieval import (FLOORS, MEASURES, PROBE_OPS, composition_curriculum, composition_table, encode_questions, format_table, kind_of_program, latent_scores, measure, most_used_ops,
+from arc_jepa.evaluate.retrieval import (FLOORS, MEASURES, PROBE_OPS, composition_curriculum, composition_table, encode_questions, format_table, kind_of_program, latent_scores, measure, most_used_ops,
                                      one_step_ops, op_probe, probe_pairs, probe_summary, retrieval_table, rollout, single_steps, synthetic_questions, top1, tower_scores)
 
 
@@ -116,7 +116,7 @@ def test_the_table_and_its_flat_keys(table):
 
 
 def test_pictures_of_any_model():
-    from arc_jepa.jepa.retrieval import probe_figures
+    from arc_jepa.evaluate.retrieval import probe_figures
     figures = probe_figures(Jepa.untrained())
     assert list(figures) == ['embedding_map', 'neighbours', 'retrieval', 'carried_rule'] and 'UNTRAINED' in figures['embedding_map'].axes[0].get_title()
     titles = [axis.get_title() for axis in figures['carried_rule'].axes]

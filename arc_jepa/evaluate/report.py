@@ -22,7 +22,7 @@ from ..dsl.program import Failure, Program, ProgramError, parse, run_program
 from ..dsl.types import Type
 from .evaluation import first_fits, programs_to_first_fit
 from ..grid import COLOUR_NAMES, PALETTE, Task, grid_svg, task_html
-from ..jepa.retrieval import FLOORS, MEASURES, above_floor, draw_retrieval, read_entry
+from .retrieval import FLOORS, MEASURES, above_floor, draw_retrieval, read_entry
 from ..statistics import as_number, sign_test
 
 # %% auto #0

@@ -131,7 +131,7 @@ def diagnostic_tags(metrics: dict, prefix: str = 'diagnostics') -> dict[str, flo
     return found
 
 # %% ../../nbs/28_diagnostics.ipynb #dbe31b0b
-REMEDIES = {'effective_rank': 'sigreg.weight=0.05', 'uniformity': 'loss.queue_size=8192', 'margin': 'optimizer.lr=0.001', 'vq_usage': 'object_encoder.vq_refresh_enabled=true', 'gradient_norm': 'optimizer.lr=0.0005'}
+REMEDIES = {'effective_rank': 'sigreg.weight=0.05', 'uniformity': 'loss.queue_size=8192', 'margin': 'optimizer.lr=0.001', 'vq_usage': 'quantizer.refresh_enabled=true', 'gradient_norm': 'optimizer.lr=0.0005'}
 LOWEST_RANK, HIGHEST_UNIFORMITY, LOWEST_MARGIN, LOWEST_USAGE = 4.0, -1.0, 0.5, 0.3
 _MARGINS = ('program', 'demonstrations')      # the two whose candidates are a whole batch; `same_input` rises much later in a healthy run
 
@@ -173,7 +173,7 @@ def alarms(metrics: dict, losses: dict | None = None, warmup_steps: int = 0) -> 
     return found
 
 # %% ../../nbs/28_diagnostics.ipynb #fb1346f1
-def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, curriculum: GenerateConfig | None = None, losses: dict | None = None, vq: dict[str, float] | None = None) -> dict:
+def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, curriculum: GenerateConfig | None = None, losses: dict | None = None) -> dict:
     """`embedding_metrics` of a model on held-out tasks of four pairs each (left out: as many as `isotropy` needs), `alarms` as dicts, and what the model is.
 
     Latents of inputs are `context`; `lidar` takes the change z_out − z_in, a class a program; `alignment` compares the prediction from input and program with the true output. `losses` go to `alarms`."""
@@ -183,5 +183,6 @@ def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, curriculum: 
     z = jepa.encode(batch.grids).reshape(n, pairs, 2, -1)
     predicted = jepa.predict(z[:, :, 0], program=batch.programs[:, None]).reshape(n * pairs, -1)
     programs = np.unique(batch.programs.reshape(n, -1), axis=0, return_inverse=True)[1].ravel().repeat(pairs)
+    vq = jepa.model.quantizer.usage() if jepa.model.quantizer is not None else None
     found = embedding_metrics(z[:, :, 0].reshape(n * pairs, -1), z[:, :, 1].reshape(n * pairs, -1), programs, predicted, vq, step=jepa.steps)
     return dict(trained=jepa.trained, source=jepa.source, seed=seed, tasks=n, **found, alarms=[asdict(alarm) for alarm in alarms(found, losses)])

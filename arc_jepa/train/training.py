@@ -25,15 +25,16 @@ from ..config import Config, only_one, read_json_lines, save_config, write_atomi
 from ..dsl.ops import op_table_hash
 from ..generate.generator import GenerateConfig, sample_batch
 from ..jepa.augmentations import AugmentationConfig, augment_prepared, permute_tasks, prepare_augmented, view_grids
+from ..jepa.diagnostics import diagnose, diagnostic_tags
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..jepa.tokens import Prepared, tokenize, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
-__all__ = ['MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized', 'TrainConfig', 'learning_rate',
-           'torch_threads', 'open_shards', 'Trainer', 'metrics_row', 'Log', 'read_metrics', 'StopRequest',
-           'TrainResult', 'train_jepa', 'summary', 'plot_run']
+__all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized',
+           'TrainConfig', 'learning_rate', 'torch_threads', 'open_shards', 'Trainer', 'metrics_row', 'Log',
+           'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -61,6 +62,7 @@ class LoggingConfig(Config):
     enabled: bool = Field(True, description='TensorBoard files')
     every: int = Field(10, ge=1, description='steps between two lines of metrics.jsonl')
     flush_secs: int = Field(10, ge=1)
+    embeddings: bool = Field(True, description='look at the latents of held-out tasks after each epoch (embedding_metrics.jsonl)')
 
 class PreTokenized(Config):
     "Training tasks from shards, as `arc-jepa tokenize` writes them, instead of sampled ones."
@@ -188,30 +190,34 @@ def metrics_row(trainer: Trainer, losses: dict[str, torch.Tensor], tasks_per_sec
     return row
 
 # %% ../../nbs/31_training.ipynb #310032
+METRICS, EMBEDDING_METRICS = 'metrics.jsonl', 'embedding_metrics.jsonl'
+
 class Log:
-    "`metrics.jsonl` and TensorBoard of a run; on resume, lines after the checkpoint's step are cut."
+    "`metrics.jsonl`, `embedding_metrics.jsonl` and TensorBoard of a run; on resume, lines after the checkpoint's step are cut."
     def __init__(self, run_dir: Path, config: LoggingConfig, step: int):
-        self.path = run_dir/'metrics.jsonl'
-        kept = [line for line in read_metrics(run_dir) if line['step'] <= step]
-        write_atomic(self.path, ''.join(json.dumps(line) + '\n' for line in kept))
-        self.file = open(self.path, 'a', encoding='utf8')
+        self.files = {}
+        for name in (METRICS, EMBEDDING_METRICS):
+            kept = [line for line in read_metrics(run_dir, name) if line['step'] <= step]
+            write_atomic(run_dir/name, ''.join(json.dumps(line) + '\n' for line in kept))
+            self.files[name] = open(run_dir/name, 'a', encoding='utf8')
         self.board = None
         if config.enabled:
             from torch.utils.tensorboard import SummaryWriter
             self.board = SummaryWriter(run_dir/'tensorboard', purge_step=step + 1, flush_secs=config.flush_secs)
 
-    def write(self, row: dict[str, float]) -> None:
-        self.file.write(json.dumps(row) + '\n'); self.file.flush()
-        for tag, value in row.items():
+    def write(self, row: dict, name: str = METRICS) -> None:
+        self.files[name].write(json.dumps(row) + '\n'); self.files[name].flush()
+        tags = row if name == METRICS else diagnostic_tags({part: row[part] for part in row if part not in ('tasks', 'seed')})
+        for tag, value in tags.items():
             if self.board and tag not in ('step', 'epoch'): self.board.add_scalar(tag, value, row['step'])
 
     def close(self) -> None:
-        self.file.close()
+        for file in self.files.values(): file.close()
         if self.board: self.board.close()
 
-def read_metrics(run_dir: Path | str) -> list[dict]:
-    "Lines of `metrics.jsonl`; an unfinished last line (a kill while writing) is left out."
-    path = Path(run_dir)/'metrics.jsonl'
+def read_metrics(run_dir: Path | str, name: str = METRICS) -> list[dict]:
+    "Lines of `metrics.jsonl` or `embedding_metrics.jsonl`; an unfinished last line (a kill while writing) is left out."
+    path = Path(run_dir)/name
     return read_json_lines(path)[0] if path.is_file() else []
 
 # %% ../../nbs/31_training.ipynb #310017
@@ -316,10 +322,18 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
                 last_time, last_tasks = now, p.tasks
                 if end_of_epoch: row |= {'val/loss': trainer.validate()['total']}
                 log.write(row)
+                if end_of_epoch and config.logging.embeddings: _look_at_embeddings(trainer, log, row)
                 bar.set_postfix_str(f'loss {row["loss/total"]:.2f}, margin {row["margin/program"]:.2f} nat, same input {row.get("margin/same_input", 0):.2f}, {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
             bar.update(1)
             if end_of_epoch: _save_epoch(trainer, run_dir, f'checkpoint_epoch_{p.step // every:04d}')
     if p.step % every: _save_epoch(trainer, run_dir, f'checkpoint_step_{p.step:08d}')
+
+def _look_at_embeddings(trainer: Trainer, log: Log, row: dict) -> None:
+    "One line of `embedding_metrics.jsonl`, and what is alarming in it on standard error; leaves the model as it was."
+    found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), losses=row if trainer.progress.step > 2 * trainer.config.optimizer.warmup_steps else None)
+    trainer.model.train()
+    log.write(found, EMBEDDING_METRICS)
+    for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {alarm["name"]}, {alarm["evidence"]}; {alarm["remedy"]}', file=sys.stderr)
 
 def summary(run_dir: Path, config: TrainConfig, result: TrainResult) -> dict:
     "`metrics.json`: mean loss of each epoch, validation, rate."
