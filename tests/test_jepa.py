@@ -15,13 +15,12 @@ import torch
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
-from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
+from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig, read_metrics, train_jepa
 
 torch.set_num_threads(1)
-OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior')
 EASY = GenerateConfig(grid=GridConfig(max_size=8), task_schedule={'easy': PhaseConfig(kind='atomic', primitives=[
     'replace', 'swap', 'recolour_all', 'keep_colour', 'fill_background', 'frame', 'scale', 'half', 'trim', 'flip_left_right', 'tile', 'outline'])})
 
@@ -41,18 +40,23 @@ def test_every_loss_overfits_one_batch():
         losses['total'].backward()
         optimizer.step()
     shared = batch.programs[:, :, 0].bool().sum(1).float().log().mean().item()    # k different ops share the probability: ln k is the best there is
-    for objective in OBJECTIVES:
+    for objective in model.weights():
         floor = shared if objective == 'prior' else 0
         assert losses[objective].item() < floor + 0.2 < losses[objective + '/chance'].item(), objective
 
 
 def test_every_loss_has_a_gradient_where_it_should():
-    model, batch = WorldModel(JepaConfig()), one_batch()
-    for layer in model.predictor.modulate:
-        torch.nn.init.normal_(layer.weight, std=0.01)
+    config = JepaConfig(loss=dict(inverse=1, relational=1, invariance=1, queue_size=64, target_decay=0.9), sigreg=dict(weight=1), vicreg=dict(weight=1), quantizer=dict(kind='vq', num_embeddings=16, start_step=0))
+    model, batch = WorldModel(config).train(), one_batch()
+    batch.views = batch.tokens.select(np.arange(1, 8 * len(batch.programs), 8))      # not what a view is, but as good for gradients
+    batch_losses(model, batch)        # the queue has rows and the codebook has begun
+    assert model.queue.filled == 32 == len(batch.programs) * 4
     reached = {'program': {'encoder', 'predictor', 'programs', 'temperatures'}, 'demonstrations': {'encoder', 'predictor', 'rules', 'temperatures'},
                'same_input': {'encoder', 'predictor', 'programs', 'rules', 'temperatures'},
-               'rule_program': {'encoder', 'programs', 'rules', 'rule_tower', 'program_tower', 'temperatures'}, 'prior': {'encoder', 'rules', 'op_logits'}}
+               'rule_program': {'encoder', 'programs', 'rules', 'rule_tower', 'program_tower', 'temperatures'}, 'prior': {'encoder', 'rules', 'op_logits'},
+               'inverse': {'encoder', 'inverse'}, 'relational': {'encoder', 'predictor', 'programs'}, 'invariance': {'encoder', 'projection', 'temperatures'},
+               'sigreg': {'encoder'}, 'vicreg': {'encoder'}, 'vq': {'encoder'}}
+    assert reached.keys() == {*OBJECTIVES, *REGULARISERS} == model.weights().keys()
     for objective, parts in reached.items():
         model.zero_grad()
         batch_losses(model, batch)[objective].backward()

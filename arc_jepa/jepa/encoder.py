@@ -28,7 +28,7 @@ class NetworkConfig(Config):
     hidden: int = 256           # predictor and rule encoder
     predictor_layers: int = 3
     predictor_expansion: int = 2        # hidden width of a block of the predictor, in `hidden`
-    conditioning: Literal['film', 'concat', 'adaln', 'cross_attention'] = 'film'        # how a condition enters the predictor
+    conditioning: Literal['concat', 'film', 'adaln', 'cross_attention'] = 'concat'        # how a condition enters the predictor
     tower: int = 64             # the space in which rules and programs are compared
     statistics: bool = True     # does the rule encoder see the hand statistics
 
@@ -187,23 +187,23 @@ class RuleEncoder(nn.Module):
 N_MEMORY, MODULATION = 8, 64       # tokens that cross-attention cuts the condition into; numbers through which adaptive layer norm sees it, narrow because each block has a layer of 3·hidden on top
 
 class PredictorBlock(nn.Module):
-    "One residual step of the predictor: `x` …×hidden and the embedded condition, broadcast against each other."
+    "One residual step of the predictor: `x` …×hidden and the embedded condition …×hidden, broadcast against each other."
     def __init__(self, config: NetworkConfig):
         super().__init__()
         h, inner = config.hidden, config.hidden * config.predictor_expansion
         self.kind = config.conditioning
-        self.norm = nn.LayerNorm(h, elementwise_affine=self.kind != 'adaln')
-        self.enter, self.leave = nn.Linear(h, inner), nn.Linear(inner, h)
+        read = 2 * h if self.kind == 'concat' else h
+        self.norm = nn.LayerNorm(read, elementwise_affine=self.kind != 'adaln')
+        self.enter, self.leave = nn.Linear(read, inner), nn.Linear(inner, h)
         if self.kind == 'film': self.condition = nn.Linear(h, 2 * inner, bias=False)
-        elif self.kind == 'concat': self.condition = nn.Linear(h, inner, bias=False)
         elif self.kind == 'adaln':
             self.condition = nn.Sequential(nn.Linear(h, MODULATION), nn.GELU(), nn.Linear(MODULATION, 3 * h))
             nn.init.zeros_(self.condition[2].weight); nn.init.zeros_(self.condition[2].bias)
-        else: self.query, self.memory, self.answer = nn.Linear(h, h), nn.Linear(h // N_MEMORY, 2 * h), nn.Linear(h, h)
+        elif self.kind == 'cross_attention': self.query, self.memory, self.answer = nn.Linear(h, h), nn.Linear(h // N_MEMORY, 2 * h), nn.Linear(h, h)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         if self.kind == 'cross_attention': x = x + self._ask(self.norm(x), c)
-        y = self.norm(x)
+        y = self.norm(torch.cat(torch.broadcast_tensors(x, c), -1) if self.kind == 'concat' else x)
         if self.kind == 'adaln':
             scale, shift, gate = self.condition(c).chunk(3, -1)
             return x + gate * self.leave(F.gelu(self.enter(y * (1 + scale) + shift)))
@@ -211,7 +211,6 @@ class PredictorBlock(nn.Module):
         if self.kind == 'film':
             scale, shift = self.condition(c).chunk(2, -1)
             y = y * (1 + scale) + shift
-        elif self.kind == 'concat': y = y + self.condition(c)
         return x + self.leave(F.gelu(y))
 
     def _ask(self, x: Tensor, c: Tensor) -> Tensor:
@@ -227,7 +226,7 @@ class Predictor(nn.Module):
         super().__init__()
         h = config.hidden
         self.enter, self.leave, self.norm = nn.Linear(config.latent, h), nn.Linear(h, config.latent), nn.LayerNorm(h)
-        self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h), nn.GELU())
+        self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h))
         self.blocks = nn.ModuleList(PredictorBlock(config) for _ in range(config.predictor_layers))
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
