@@ -11,7 +11,7 @@ from arc_jepa.generate.generator import sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.jepa.augmentations import (AugmentationConfig, augment_prepared, colour_equivariance, colour_experiments, commuting, draw_palettes, known_to_commute, mask_objects, permute_prepared,
                                          permute_tasks, prepare_augmented, recolour_grids, recolour_statistics, recolour_tokens, view_grids)
-from arc_jepa.jepa.encoder import Encoder, NetworkConfig
+from arc_jepa.jepa.encoder import Encoder, NetworkConfig, token_rows
 from arc_jepa.jepa.tokens import (COLOUR, HEIGHT, LEFT, MASK, MASKED_COLOUR, OUTSIDE, OVERFLOW_COLOUR, PATCH_SIDES, SAME_COLOUR, SAME_SHAPE, TOP, WIDTH, TokenSettings, join, pair_statistics, prepare,
                                   tokenize, tokenizer_hash)
 
@@ -82,6 +82,13 @@ def test_afresh_in_each_step_and_the_same_for_the_same_generator(batch, prepared
         steps = [function(given, settings, config, np.random.default_rng((7, step))) for step in (0, 1, 0)]
         assert equal(steps[0], steps[2]) and not equal(steps[0], steps[1])
         assert not np.array_equal(steps[0].tokens.objects[..., COLOUR], steps[1].tokens.objects[..., COLOUR])
+
+
+def test_other_palettes_with_another_generator(batch, prepared):
+    first, again, second = (permute_tasks(batch, rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first.grids.cells, again.grids.cells) and (first.grids.cells != second.grids.cells).mean() > 0.1
+    first, again, second = (permute_prepared(prepared, rng(seed)) for seed in (1, 1, 2))
+    assert equal(first, again) and (first.programs != second.programs).any() and not np.array_equal(first.tokens.objects, second.tokens.objects)
 
 
 def test_nothing_asked_nothing_changed(batch, prepared):
@@ -164,6 +171,23 @@ def test_hidden_objects_have_no_relation_of_identity_and_the_network_reads_them(
     encoder = Encoder(NetworkConfig()).eval()
     some = np.flatnonzero(hidden.any(1))[:50]
     with torch.no_grad(): assert ((encoder(tokens.select(some)) - encoder(masked.select(some))).abs().amax(1) > 1e-3).all()
+
+
+def test_a_hidden_colour_has_a_row_of_its_own():
+    token = torch.zeros(1, 1, 16, dtype=torch.uint8)
+    token[..., COLOUR] = MASKED_COLOUR
+    colour, *others = token_rows(token, torch.zeros(1, 13, dtype=torch.uint8))[0, 0].tolist()
+    assert colour < min(others)
+
+
+def test_weights_without_that_row_still_mean_the_same(prepared):
+    encoder = Encoder(NetworkConfig()).eval()
+    name = 'body.embed.table.weight'
+    older = {k: torch.cat([v[:MASKED_COLOUR], v[MASKED_COLOUR + 1:]]) if k == name else v for k, v in encoder.state_dict().items()}
+    other = Encoder(NetworkConfig()).eval()
+    other.load_state_dict(older)
+    some = prepared.tokens.select(np.arange(50))
+    with torch.no_grad(): assert torch.equal(other(some), encoder(some))
 
 
 def test_another_salt_hides_other_objects(prepared):
