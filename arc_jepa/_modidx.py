@@ -1681,6 +1681,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                    'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.Encoder.forward': ( 'encoder.html#encoder.forward',
                                                                                   'arc_jepa/jepa/encoder.py'),
+                                       'arc_jepa.jepa.encoder.Encoder.whole': ('encoder.html#encoder.whole', 'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.NetworkConfig': ('encoder.html#networkconfig', 'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.Predictor': ('encoder.html#predictor', 'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.Predictor.__init__': ( 'encoder.html#predictor.__init__',

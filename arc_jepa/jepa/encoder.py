@@ -120,7 +120,7 @@ class TokenTransformer(nn.Module):
         return torch.cat([x[:, 0], mean], -1), x[:, 1:][real]
 
 # %% ../../nbs/24_encoder.ipynb #210010
-GROUP_ENDS = (2, 4, 8, 16, 64, 128, 256, 512)     # tokens; a group is padded to its longest member
+GROUP_ENDS = (1, 2, 3, 4, 6, 8, 11, 16, 24, 64, 128, 256, 512)     # tokens; a group is padded to its longest member
 
 def to_tensors(tokens: Tokens, device: torch.device | str = 'cpu') -> list[Tensor]:
     "The four inputs of `TokenTransformer`."
@@ -143,7 +143,11 @@ class Encoder(nn.Module):
         back = torch.from_numpy(np.argsort(np.concatenate(rows), kind='stable')).to(device)
         return found.index_select(0, back), objects
 
-    def forward(self, tokens: Tokens) -> Tensor: return self.head(self.features(tokens)[0])
+    def whole(self, features: Tensor) -> Tensor:
+        "Features N×2·width to latents, in full precision even under autocast: outputs of similar programs differ in the third digit."
+        with torch.autocast(features.device.type, enabled=False): return self.head(features.float())
+
+    def forward(self, tokens: Tokens) -> Tensor: return self.whole(self.features(tokens)[0])
 
 # %% ../../nbs/24_encoder.ipynb #210018
 N_ARGUMENTS, N_PLACES = 64, 32
@@ -233,4 +237,4 @@ class Predictor(nn.Module):
         "`z` …×latent; `condition` is broadcast against it, so one program may serve many inputs."
         x, c = self.enter(z), self.condition(condition)
         for block in self.blocks: x = block(x, c)
-        return z + self.leave(self.norm(x))
+        with torch.autocast(z.device.type, enabled=False): return z + self.leave(self.norm(x.float()))

@@ -107,7 +107,7 @@ def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     "All grids of the batch, once; what predictions are compared with comes from the averaged encoder, where there is one, and then without a gradient."
     n, pairs = batch.weights.shape[:2]
     features, objects = model.encoder.features(batch.tokens)
-    z = model.encoder.head(features)
+    z = model.encoder.whole(features)
     with torch.no_grad(): target = z if model.target is None else model.target(batch.tokens)
     if model.target is None: target = z
     keys = torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device)

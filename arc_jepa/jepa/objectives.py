@@ -64,8 +64,9 @@ def info_nce(predicted: Tensor,             # M×D
              same: Tensor | None = None,    # bool M×N: candidates that equal the truth, which are left out
             ) -> tuple[Tensor, Tensor]:
     "Mean loss in nats, and the chance level ln(candidates that were left in), both scalars."
-    predicted, candidates = F.normalize(predicted, dim=-1), F.normalize(candidates, dim=-1)
-    scores = torch.einsum('md,mnd->mn', predicted, candidates) if candidates.dim() == 3 else predicted @ candidates.T
+    with torch.autocast(predicted.device.type, enabled=False):      # cosines of similar candidates differ by less than bf16 can tell
+        predicted, candidates = F.normalize(predicted.float(), dim=-1), F.normalize(candidates.float(), dim=-1)
+        scores = torch.einsum('md,mnd->mn', predicted, candidates) if candidates.dim() == 3 else predicted @ candidates.T
     scores = scores / temperature       # before the mask: the gradient of −∞/τ is not a number
     if same is not None:
         same = same.scatter(1, target[:, None], False)
