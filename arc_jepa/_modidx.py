@@ -1961,6 +1961,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.jepa.shards.verify': ('shards.html#verify', 'arc_jepa/jepa/shards.py'),
                                       'arc_jepa.jepa.shards.write_shards': ('shards.html#write_shards', 'arc_jepa/jepa/shards.py')},
             'arc_jepa.jepa.tokens': { 'arc_jepa.jepa.tokens.Prepared': ('tokens.html#prepared', 'arc_jepa/jepa/tokens.py'),
+                                      'arc_jepa.jepa.tokens.Prepared.to': ('tokens.html#prepared.to', 'arc_jepa/jepa/tokens.py'),
                                       'arc_jepa.jepa.tokens.TokenSettings': ('tokens.html#tokensettings', 'arc_jepa/jepa/tokens.py'),
                                       'arc_jepa.jepa.tokens.TokenSettings._plain': ( 'tokens.html#tokensettings._plain',
                                                                                      'arc_jepa/jepa/tokens.py'),

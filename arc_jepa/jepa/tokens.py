@@ -365,6 +365,10 @@ class Prepared:
     weights: Tensor         # float32 T×P×P: row p says from which pairs the rule for pair p is inferred
     views: Tokens | None = None     # of T grids: the first input of each task as another view shows it, where an objective asks for it
 
+    def to(self, device) -> Prepared:
+        "The same with its tensors on `device`; tokens stay bytes, the encoder takes them over in groups."
+        return Prepared(self.tokens, *(x.to(device) for x in (self.statistics, self.programs, self.others, self.names, self.weights)), self.views)
+
 def choose_demonstrations(n_tasks: int, pairs: int, rng: np.random.Generator) -> np.ndarray:
     "float32 T×P×P, rows sum to 1: for each pair one to all of the other pairs, mostly all or all but one."
     noise = rng.random((n_tasks, pairs, pairs)) + 2 * np.eye(pairs)          # a pair never explains itself

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ class TrainingConfig(Config):
     pairs: int = Field(4, ge=2, description='pairs of a task, each of which is predicted from others')
     counterfactuals: int = Field(4, ge=0, description='outputs of other programs on the last input, a task')
     seed: int = Field(0, ge=0, lt=HELD_OUT_SEED)
+    device: Literal['cpu', 'cuda'] = Field('cpu', description='where the network computes; tasks are sampled and tokenised on the CPU in both cases')
     threads: int = Field(2, ge=1, description='of torch; part of what makes two runs bitwise equal')
     keep: int = Field(3, ge=1, description='checkpoints that stay on disk')
 
@@ -119,8 +121,10 @@ def open_shards(config: TrainConfig) -> Shards | None:
 class Trainer:
     "Model, optimiser and counters of a run; `step()` does one update."
     def __init__(self, config: TrainConfig):
+        if config.training.device == 'cuda' and not torch.cuda.is_available():
+            raise ValueError('training.device is cuda, and torch sees no GPU here; set training.device=cpu, or install a build of torch for the GPU')
         self.config, self.random = config, RandomState(config.training.seed)
-        with self.random: self.model = WorldModel(config.model).train()
+        with self.random: self.model = WorldModel(config.model).train().to(config.training.device)
         o = config.optimizer
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
         warm = [p for p in self.model.temperatures.parameters() if p.requires_grad]     # one number each: they may move faster
@@ -138,14 +142,14 @@ class Trainer:
         t, tokens, augmentations = self.config.training, self.config.tokens, self.config.augmentations if seed is None else AugmentationConfig()
         shards, seed = self.shards if seed is None else None, t.seed if seed is None else seed
         rng = np.random.default_rng((seed, index))
-        if shards: return augment_prepared(shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng), tokens, augmentations, rng)
+        if shards: return augment_prepared(shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng), tokens, augmentations, rng).to(t.device)
         tasks = sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
         if augmentations.palette_permutation: tasks = permute_tasks(tasks, rng)
         prepared = prepare_augmented(tasks, tokens, augmentations.model_copy(update=dict(palette_permutation=False)), rng)
         if self.config.loss.invariance:
             kinds, first = self.config.loss.invariance_views, np.arange(0, len(tasks.grids), 2 * t.pairs)
             prepared.views = tokenize(view_grids(tasks.grids.select(first), kinds[index % len(kinds)], rng), tokens)
-        return prepared
+        return prepared.to(t.device)
 
     def step(self) -> dict[str, torch.Tensor]:
         "One update; losses, chance levels and gradient norm as tensors."
