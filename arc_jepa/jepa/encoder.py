@@ -5,6 +5,7 @@
 # %% ../../nbs/24_encoder.ipynb #210003
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -26,16 +27,16 @@ class NetworkConfig(Config):
     expansion: int = 2          # hidden width of the encoder's feed-forward part, in widths
     latent: int = 128           # z, program and rule embedding
     hidden: int = 256           # predictor and rule encoder
-    predictor_layers: int = 3
+    predictor_layers: int = 3           # of the predictors that do not go by steps
     predictor_expansion: int = 2        # hidden width of a block of the predictor, in `hidden`
-    conditioning: Literal['concat', 'film', 'adaln', 'cross_attention'] = 'concat'        # how a condition enters the predictor
+    conditioning: Literal['steps', 'concat', 'film', 'adaln', 'cross_attention'] = 'steps'        # how a condition enters the predictor
     tower: int = 64             # the space in which rules and programs are compared
     statistics: bool = True     # does the rule encoder see the hand statistics
 
 # %% auto #0
-__all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'N_MEMORY', 'MODULATION', 'NetworkConfig', 'token_rows', 'bits',
-           'TokenEmbedding', 'Block', 'TokenTransformer', 'to_tensors', 'Encoder', 'ProgramEncoder', 'RuleEncoder',
-           'PredictorBlock', 'Predictor']
+__all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'N_MEMORY', 'MODULATION', 'RULE_STEPS', 'NetworkConfig', 'token_rows', 'bits',
+           'TokenEmbedding', 'Block', 'TokenTransformer', 'to_tensors', 'Encoder', 'Condition', 'ProgramEncoder',
+           'RuleEncoder', 'PredictorBlock', 'run_steps', 'Predictor']
 
 # %% ../../nbs/24_encoder.ipynb #210005
 _SIDE = MAX_SIDE + 1
@@ -152,8 +153,17 @@ class Encoder(nn.Module):
 # %% ../../nbs/24_encoder.ipynb #210018
 N_ARGUMENTS, N_PLACES = 64, 32
 
+@dataclass
+class Condition:
+    "Programs as the predictor reads them. Indexing with `[:, None]` and the like acts on the shape in front."
+    whole: Tensor       # …×latent
+    steps: Tensor       # …×12×width, a row of the array form each
+    count: Tensor       # int64 …, rows in use
+
+    def __getitem__(self, index) -> Condition: return Condition(self.whole[index], self.steps[index], self.count[index])
+
 class ProgramEncoder(nn.Module):
-    "int programs T×12×4 (op ≥ 1 or 0 = padding, arguments 0…63 or −1 = none, place 0…31) to float T×latent; `n_words` is the number of ops, with padding and `input`, `here`, `next`."
+    "int programs T×12×4 (op ≥ 1 or 0 = padding, arguments 0…63 or −1 = none, place 0…31) to a `Condition`; `n_words` is the number of ops, with padding and `input`, `here`, `next`."
     def __init__(self, n_words: int, config: NetworkConfig):
         super().__init__()
         step = config.width
@@ -162,11 +172,12 @@ class ProgramEncoder(nn.Module):
         self.step = nn.Sequential(nn.GELU(), nn.Linear(step, step), nn.GELU())
         self.whole = nn.Sequential(nn.Linear(MAX_ROWS * step, config.hidden), nn.LayerNorm(config.hidden), nn.GELU(), nn.Linear(config.hidden, config.latent))
 
-    def forward(self, programs: Tensor) -> Tensor:
+    def forward(self, programs: Tensor) -> Condition:
         programs = programs.long()
         rows = programs[..., 1:3] + 1 + torch.tensor([0, N_ARGUMENTS + 1], device=programs.device)
         steps = self.op(programs[..., 0]) + self.place(programs[..., 3]) + self.arguments(rows.flatten(0, -2)).view(*programs.shape[:-1], self.op.embedding_dim)
-        return self.whole(self.step(steps).flatten(-2))
+        steps = self.step(steps)
+        return Condition(self.whole(steps.flatten(-2)), steps, (programs[..., 0] > 0).sum(-1))
 
 # %% ../../nbs/24_encoder.ipynb #210021
 class RuleEncoder(nn.Module):
@@ -189,21 +200,22 @@ class RuleEncoder(nn.Module):
 
 # %% ../../nbs/24_encoder.ipynb #210024
 N_MEMORY, MODULATION = 8, 64       # tokens that cross-attention cuts the condition into; numbers through which adaptive layer norm sees it, narrow because each block has a layer of 3·hidden on top
+RULE_STEPS = 3                     # as how many steps an inferred rule is read
 
 class PredictorBlock(nn.Module):
     "One residual step of the predictor: `x` …×hidden and the embedded condition …×hidden, broadcast against each other."
-    def __init__(self, config: NetworkConfig):
+    def __init__(self, config: NetworkConfig, kind: str):
         super().__init__()
         h, inner = config.hidden, config.hidden * config.predictor_expansion
-        self.kind = config.conditioning
-        read = 2 * h if self.kind == 'concat' else h
-        self.norm = nn.LayerNorm(read, elementwise_affine=self.kind != 'adaln')
+        self.kind = kind
+        read = 2 * h if kind == 'concat' else h
+        self.norm = nn.LayerNorm(read, elementwise_affine=kind != 'adaln')
         self.enter, self.leave = nn.Linear(read, inner), nn.Linear(inner, h)
-        if self.kind == 'film': self.condition = nn.Linear(h, 2 * inner, bias=False)
-        elif self.kind == 'adaln':
+        if kind == 'film': self.condition = nn.Linear(h, 2 * inner, bias=False)
+        elif kind == 'adaln':
             self.condition = nn.Sequential(nn.Linear(h, MODULATION), nn.GELU(), nn.Linear(MODULATION, 3 * h))
             nn.init.zeros_(self.condition[2].weight); nn.init.zeros_(self.condition[2].bias)
-        elif self.kind == 'cross_attention': self.query, self.memory, self.answer = nn.Linear(h, h), nn.Linear(h // N_MEMORY, 2 * h), nn.Linear(h, h)
+        elif kind == 'cross_attention': self.query, self.memory, self.answer = nn.Linear(h, h), nn.Linear(h // N_MEMORY, 2 * h), nn.Linear(h, h)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         if self.kind == 'cross_attention': x = x + self._ask(self.norm(x), c)
@@ -224,17 +236,43 @@ class PredictorBlock(nn.Module):
         scores = torch.einsum('...hd,...thd->...ht', heads(self.query(x)), heads(keys)) * (x.shape[-1] / N_MEMORY) ** -0.5
         return self.answer(torch.einsum('...ht,...thd->...hd', scores.softmax(-1), heads(values)).flatten(-2))
 
+# %% ../../nbs/24_encoder.ipynb #bc169b2f
+def run_steps(block: nn.Module, x: Tensor, steps: Tensor, count: Tensor) -> Tensor:
+    "Apply `block(x, step)` once for each step in use: x M×hidden, steps M×S×hidden, count int64 M."
+    order = torch.argsort(count, descending=True, stable=True)
+    x, steps, ended = x[order], steps[order], []
+    for t, going in enumerate((count[:, None] > torch.arange(steps.shape[1], device=count.device)).sum(0).tolist()):
+        ended.append(x[going:])
+        x = x[:going]
+        if not going: break
+        x = block(x, steps[:going, t])
+    return torch.cat([x, *ended[::-1]])[torch.argsort(order)]
+
 class Predictor(nn.Module):
-    "Latent of the input and a condition (program or rule embedding, same width) to the latent of the output."
+    "Latent of the input and a condition (programs, or rule embeddings …×latent) to the latent of the output."
     def __init__(self, config: NetworkConfig):
         super().__init__()
         h = config.hidden
+        self.by_steps = config.conditioning == 'steps'
         self.enter, self.leave, self.norm = nn.Linear(config.latent, h), nn.Linear(h, config.latent), nn.LayerNorm(h)
         self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h))
-        self.blocks = nn.ModuleList(PredictorBlock(config) for _ in range(config.predictor_layers))
+        if self.by_steps:
+            self.step, self.rule = nn.Linear(config.width, h), nn.Parameter(torch.randn(RULE_STEPS, h) / 2)
+            self.step_block = PredictorBlock(config, 'concat')
+        kind, n = ('concat', 1) if self.by_steps else (config.conditioning, config.predictor_layers)
+        self.blocks = nn.ModuleList(PredictorBlock(config, kind) for _ in range(n))
 
-    def forward(self, z: Tensor, condition: Tensor) -> Tensor:
-        "`z` …×latent; `condition` is broadcast against it, so one program may serve many inputs."
-        x, c = self.enter(z), self.condition(condition)
+    def forward(self, z: Tensor, condition: Condition | Tensor) -> Tensor:
+        "`z` …×latent; the condition is broadcast against it, so one program may serve many inputs."
+        c = self.condition(condition.whole if isinstance(condition, Condition) else condition)
+        x = self.enter(z)
+        if self.by_steps: x = self._by_steps(x, c, condition)
         for block in self.blocks: x = block(x, c)
         with torch.autocast(z.device.type, enabled=False): return z + self.leave(self.norm(x.float()))
+
+    def _by_steps(self, x: Tensor, c: Tensor, condition: Condition | Tensor) -> Tensor:
+        if isinstance(condition, Condition): steps, count = self.step(condition.steps), condition.count
+        else: steps, count = c[..., None, :] + self.rule, torch.full(c.shape[:-1], RULE_STEPS, device=c.device)
+        shape = torch.broadcast_shapes(x.shape[:-1], count.shape)
+        flat = lambda t, behind: t.expand(*shape, *behind).reshape(-1, *behind)
+        return run_steps(self.step_block, flat(x, x.shape[-1:]), flat(steps, steps.shape[-2:]), flat(count, ())).view(*shape, -1)

@@ -50,8 +50,8 @@ class JepaConfig(Config):
 __all__ = ['HELD_OUT_SEED', 'OBJECTIVES', 'REGULARISERS', 'RELATION_TEMPERATURE', 'WEIGHTS', 'DESCRIPTION', 'JepaConfig',
            'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op', 'op_between',
            'between_views', 'regularisers', 'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa', 'encode',
-           'encode_tokens', 'rule', 'program_condition', 'predict', 'distance', 'prior', 'rule_embedding',
-           'program_embedding', 'rank', 'save', 'load']
+           'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding', 'rank',
+           'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
@@ -189,8 +189,8 @@ def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str,
     rule = model.rules(e.z_in, e.z_out, batch.statistics, batch.weights)
     by_program, by_other, by_rule = model.predictor(e.z_in, program[:, None]), model.predictor(e.z_in[:, -1:], other), model.predictor(e.z_in, rule)
     found = prediction_losses(model, e, by_program, by_other, by_rule)
-    n = len(program)
-    found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program), model.program_tower(other).flatten(0, 1),
+    n = len(rule)
+    found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program.whole), model.program_tower(other.whole).flatten(0, 1),
                                            batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
     found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
@@ -301,19 +301,11 @@ def _pad_tasks(rows: np.ndarray, lengths: Sequence[int], most: int) -> np.ndarra
 # %% ../../nbs/27_models.ipynb #240023
 @_method
 @torch.inference_mode()
-def program_condition(self, programs: np.ndarray) -> np.ndarray:
-    "float32 …×latent of int programs …×12×4."
-    programs = np.asarray(programs)
-    flat = self.model.programs(self._tensor(programs.reshape(-1, *ARRAY_SHAPE).astype(np.int64)))
-    return flat.view(*programs.shape[:-2], -1).cpu().numpy()
-
-@_method
-@torch.inference_mode()
 def predict(self, z: np.ndarray, program: np.ndarray | None = None, rule: np.ndarray | None = None) -> np.ndarray:
     "Latent of the output for the input latent `z` …×latent, from `program` (…×12×4) or `rule` (…×latent); the shapes in front are broadcast."
     if (program is None) == (rule is None): raise ValueError('predict takes either a program or a rule')
-    condition = self.program_condition(program) if rule is None else rule
-    return self.model.predictor(self._tensor(z), self._tensor(condition)).cpu().numpy()
+    condition = self.model.programs(self._tensor(np.asarray(program, np.int64))) if rule is None else self._tensor(rule)
+    return self.model.predictor(self._tensor(z), condition).cpu().numpy()
 
 @_method
 def distance(self, predicted: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -338,7 +330,7 @@ def rule_embedding(self, rule: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def program_embedding(self, programs: np.ndarray) -> np.ndarray:
     "Unit vectors …×64 of int programs …×12×4; independent of any task, so they can be kept."
-    return F.normalize(self.model.program_tower(self._tensor(self.program_condition(programs))), dim=-1).cpu().numpy()
+    return F.normalize(self.model.program_tower(self.model.programs(self._tensor(np.asarray(programs, np.int64))).whole), dim=-1).cpu().numpy()
 
 @_method
 def rank(self, rule: np.ndarray, programs: np.ndarray) -> np.ndarray:
