@@ -256,10 +256,10 @@ def bench_tokens(tasks: int = 2_000, repeats: int = 5) -> dict:
 def bench_train(steps: int = 4, repeats: int = 3, config=None) -> dict:
     """Tasks in a second of training, sampling included: `tasks_per_s` by the clock with the config's threads, `tasks_per_cpu_s` by CPU seconds of all threads.
 
-    `config`: a `TrainConfig`; None takes `jepa_pilot`."""
+    `config`: a `TrainConfig`; None takes `jepa_cpu`."""
     from arc_jepa.config import load_config
     from arc_jepa.train.training import TrainConfig, Trainer, torch_threads
-    trainer, clock, cpu = Trainer(config or load_config(TrainConfig, 'jepa_pilot')), [], []
+    trainer, clock, cpu = Trainer(config or load_config(TrainConfig, 'jepa_cpu')), [], []
     size = trainer.config.training.batch_size
     with torch_threads(trainer.config.training.threads):
         trainer.step()

@@ -275,4 +275,4 @@ class Predictor(nn.Module):
         else: steps, count = c[..., None, :] + self.rule, torch.full(c.shape[:-1], RULE_STEPS, device=c.device)
         shape = torch.broadcast_shapes(x.shape[:-1], count.shape)
         flat = lambda t, behind: t.expand(*shape, *behind).reshape(-1, *behind)
-        return run_steps(self.step_block, flat(x, x.shape[-1:]), flat(steps, steps.shape[-2:]), flat(count, ())).view(*shape, -1)
+        return run_steps(self.step_block, flat(x, x.shape[-1:]), flat(steps, steps.shape[-2:]), flat(count, ())).view(*shape, x.shape[-1])
