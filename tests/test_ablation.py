@@ -52,7 +52,7 @@ def test_the_cosine_ends_with_the_run(steps):
     rates = [learning_rate(config, step) for step in range(steps)]
     assert max(rates) <= BASE.optimizer.lr
     assert steps == 1 or rates[-1] < 0.7 * max(rates)
-    assert learning_rate(config, steps) < 1e-9
+    assert steps == 1 or learning_rate(config, steps) < 1e-9
 
 
 def test_the_budget_is_cpu_seconds_of_training():
