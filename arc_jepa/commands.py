@@ -18,8 +18,8 @@ from . import __version__
 
 # %% auto #0
 __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'data', 'TasksPath', 'main', 'pilot',
-           'generate', 'triples', 'train', 'probe', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'Benchmark',
-           'bench']
+           'generate', 'triples', 'train', 'probe', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'ablate',
+           'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond; beside another busy process that made training several times slower. A short spin costs 12 % on an idle
@@ -248,6 +248,36 @@ def tokenize(overrides: Overrides = None, manifest: Annotated[str, typer.Option(
         _check_directory(output)
         found = write_shards(manifest, output, settings.tokens, counterfactuals=settings.training.counterfactuals if counterfactuals is None else counterfactuals, compress=compress)
         typer.echo(json.dumps(found) if as_json else _tokenized(found))
+
+# %% ../nbs/81_commands.ipynb #45db96bb
+def _variant_list() -> str:
+    "All variants by group, with what they ask and change."
+    from arc_jepa.evaluate.ablation import BASELINE, GROUPS, VARIANTS
+    groups = {'': {BASELINE: VARIANTS[BASELINE]}, **GROUPS}
+    return '\n'.join(line for group, found in groups.items() for line in ([f'\n{group}'] if group else []) + [f'  {name:42s}{v.asks}' + (f'  [{" ".join(v.overrides)}]' if v.overrides else '') for name, v in found.items()])
+
+@app.command(epilog='Example: `arc-jepa ablate --group objectives --seeds 3 --seconds 60 --output artifacts/ablation/objectives.json`')
+def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', variants: Annotated[Optional[str], typer.Option('--variants', help='Names with commas between; all if neither this nor --group is given. The baseline always runs too.')] = None,
+           group: Annotated[Optional[str], typer.Option('--group', help='A group of variants, see --list.')] = None, seeds: Annotated[int, typer.Option('--seeds', min=1, help='Runs a variant; two or more give intervals.')] = 3,
+           seconds: Annotated[float, typer.Option('--seconds', min=0.1, help='CPU seconds of training a run.')] = 60.0,
+           questions: Annotated[int, typer.Option('--questions', min=8, help='Held-out synthetic questions that judge a run; half as many real ones.')] = 400,
+           tasks: Annotated[Optional[str], typer.Option('--tasks', help='A manifest to train on, instead of tasks made on the fly.')] = None,
+           output: Annotated[Path, typer.Option('--output', '-o', help='JSON file to write; the runs go to a directory beside it.')] = Path('artifacts/ablation/jepa_variants.json'),
+           listed: Annotated[bool, typer.Option('--list', help='Show all variants and stop.')] = False, as_json: AsJson = False) -> None:
+    "Train variants of a config for equal CPU seconds and say what each change was worth. Interrupted, the same command goes on; the config trains on one thread unless training.threads says otherwise."
+    with _clear_errors():
+        if listed: typer.echo(_variant_list()); return
+        _check_output(output, 'JSON')
+        if not output.suffix: raise ValueError(f'{output}: --output takes a JSON file, such as {output}.json')
+        _stop_on_sigterm('finished runs are kept; the same command goes on')
+        from arc_jepa.config import load_config, write_atomic
+        from arc_jepa.evaluate.ablation import choose_variants, format_ablation, run_ablation
+        from arc_jepa.train.training import TrainConfig
+        names = choose_variants([name.strip() for name in variants.split(',')] if variants else None, group)
+        settings = load_config(TrainConfig, config, ['training.threads=1', *(overrides or [])])
+        result = run_ablation(settings, names, seeds, seconds, output.with_suffix(''), questions=questions, tasks=tasks)
+        write_atomic(output, json.dumps(result, indent=1) + '\n')
+        typer.echo(json.dumps(result) if as_json else f'{format_ablation(result)}\n{output}')
 
 # %% ../nbs/81_commands.ipynb #810011
 class Benchmark(str, Enum):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['wilson_interval', 'sign_test', 'geometric_ratio', 'as_number']
+__all__ = ['wilson_interval', 'sign_test', 'geometric_ratio', 'mean_interval', 'as_number']
 
 # %% ../nbs/05_statistics.ipynb #050005
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
@@ -33,6 +33,17 @@ def geometric_ratio(pairs: np.ndarray, draws: int = 2000) -> tuple[float, tuple[
     means = np.random.default_rng(0).choice(logs, (draws, len(logs))).mean(1)
     low, high = np.exp(np.quantile(means, (0.025, 0.975)))
     return float(np.exp(logs.mean())), (float(low), float(high))
+
+# %% ../nbs/05_statistics.ipynb #a2ab060f
+def mean_interval(values) -> tuple[float, float | None, float | None]:
+    "Mean of `values` with its 95 % interval (Student's t, 'The probable error of a mean', 1908); no interval (None, None) for fewer than two. Raises ValueError for none."
+    from scipy.stats import t
+    values = np.asarray(values, float)
+    if not len(values): raise ValueError('no values, so there is no mean')
+    mean = float(values.mean())
+    if len(values) == 1: return mean, None, None
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return mean, mean - half, mean + half
 
 # %% ../nbs/05_statistics.ipynb #050015
 def as_number(x: Any) -> float | None:
