@@ -118,7 +118,7 @@ def test_held_out_programs_are_in_no_training_batch(file):
 
 def flat_file(path, n=12):
     "The simplest form: no counterfactuals in a line, one triple a program."
-    grid, texts = [[1, 2, 0], [0, 3, 0]], ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', *(f'recolour_all({c})' for c in range(1, 9))]
+    grid, texts = [[1, 2, 0], [0, 3, 0]], ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', *(f'recolour_all({colour})' for colour in 'blue red green yellow grey magenta orange maroon'.split())]
     path.write_text(''.join(json.dumps(dict(input=grid, program=text, output=run_program(text, np.array(grid)).tolist())) + '\n' for text in texts[:n]))
     return path
 
@@ -140,7 +140,7 @@ def test_one_triple_a_program_trains_without_rules(tmp_path):
 
 def test_configs_that_make_no_sense(file):
     with pytest.raises(ValueError, match='dataset_triples and pre_tokenized'):
-        TrainConfig(dataset_triples=file, pre_tokenized=dict(path='x'))
+        TrainConfig(dataset_triples=file, pre_tokenized=dict(path=Path('x')))
     with pytest.raises(ValueError, match='set loss.demonstrations=0 loss.prior=0 loss.rule_program=0'):
         TrainConfig(dataset_triples=file, training=dict(pairs=1))
     with pytest.raises(ConfigError, match='training.pairs=1 needs dataset_triples'):
