@@ -57,7 +57,8 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'batch_256': Variant('Are a quarter as many large ones?', ('training.batch_size=256',))},
     'networks': {
         'no_statistics': Variant('What do hand statistics give to the rule encoder?', ('network.statistics=false',)),
-        'concat': Variant('Does the predictor do as well with the condition behind its input?', ('network.conditioning=concat',)),
+        'concat': Variant('Does the predictor do as well with the whole condition behind its input, instead of step by step?', ('network.conditioning=concat',)),
+        'film': Variant('… as scale and shift of its hidden units?', ('network.conditioning=film',)),
         'adaln': Variant('… in its layer norms, with gates?', ('network.conditioning=adaln',)),
         'cross_attention': Variant('… by attention?', ('network.conditioning=cross_attention',)),
         'target_decay': Variant('Are the latents of a slowly following encoder better targets?', ('loss.target_decay=0.996',)),

@@ -4,25 +4,26 @@
 
 # %% ../../nbs/21_corpus.ipynb #210003
 from __future__ import annotations
-import errno, itertools, json, os, sys, time
+import errno, functools, hashlib, itertools, json, os, sys, time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from ..compiled import PACKAGE, jit, source_stamp
 from ..config import atomic_file, config_hash, load_config, only_one, save_config, write_atomic
 from ..content import content_keys, published_keys
-from ..datasets import DatasetError, load_tasks
-from ..grid import PackedGrids, Task, pack
+from ..datasets import DatasetError, ManifestFile, load_tasks
+from ..grid import GridError, PackedGrids, Task, as_grid, grid_size, pack
 from ..dsl.ops import N_OPS, OP_NAMES, op_table_hash
-from ..dsl.program import Program, from_array, n_steps, parse, to_array
-from .generator import REJECTIONS, GenerateConfig, Sample, check_curriculum, counterfactuals_of, sample_phase, stream
+from ..dsl.program import Program, from_array, n_steps, parse, run_program, to_array
+from .generator import REJECTIONS, GenerateConfig, Sample, TaskBatch, check_curriculum, counterfactuals_of, sample_phase, stream
 
 # %% auto #0
-__all__ = ['BLOCK', 'grid_texts', 'rule_trace', 'tasks_of', 'held_out_counts', 'blocks', 'Counts', 'generate', 'write_triples']
+__all__ = ['BLOCK', 'HELD_OUT_SHARE', 'grid_texts', 'rule_trace', 'tasks_of', 'held_out_counts', 'blocks', 'Counts', 'generate',
+           'write_triples', 'Triples', 'read_triples', 'TripleBatches', 'split_triples']
 
 # %% ../../nbs/21_corpus.ipynb #210005
 @jit
@@ -357,3 +358,153 @@ def write_triples(manifest: Path | str, path: Path | str, counterfactuals: int =
             counts['triples'] += len(found)
             families[found[0]['metadata']['rule_family']] += len(found)
     return {**counts, 'tasks': len(tasks), 'rule_families': dict(families.most_common()), 'counterfactuals': counterfactuals, 'cpu_seconds': round(time.process_time() - start, 2)}
+
+# %% ../../nbs/21_corpus.ipynb #ab238d97
+@dataclass(frozen=True)
+class Triples:
+    "N triples (input, program, output) and what other programs make of the same inputs; S = 12×4. The outcomes for triple i are those from `first[i]` to before `first[i + 1]`, all different from its output and each other."
+    inputs: PackedGrids          # N
+    outputs: PackedGrids         # N
+    programs: np.ndarray         # int16 N×S
+    others: PackedGrids          # M
+    other_programs: np.ndarray   # int16 M×S
+    first: np.ndarray            # int64 N + 1
+    source: str                  # the file
+    content_hash: str            # of the file
+    skipped: int = 0             # lines that were left out
+
+    def __len__(self) -> int: return len(self.programs)
+
+    @functools.cached_property
+    def names(self) -> np.ndarray:
+        "int64 N: equal numbers for equal programs."
+        return np.unique(self.programs.reshape(len(self), -1), axis=0, return_inverse=True)[1].ravel()
+
+    def select(self, rows: np.ndarray, without: frozenset[bytes] = frozenset()) -> Triples:
+        "The triples `rows` (indices); outcomes of the programs `without` (bytes of their arrays) are left out."
+        kept = [[m for m in range(self.first[i], self.first[i + 1]) if self.other_programs[m].tobytes() not in without] for i in rows]
+        others = np.array([m for part in kept for m in part], np.int64)
+        return replace(self, inputs=_rows_of(self.inputs, rows), outputs=_rows_of(self.outputs, rows), programs=self.programs[rows], others=_rows_of(self.others, others),
+                       other_programs=self.other_programs[others], first=np.concatenate([[0], np.cumsum([len(part) for part in kept], dtype=np.int64)]))
+
+def _rows_of(grids: PackedGrids, rows: np.ndarray) -> PackedGrids: return PackedGrids(grids.cells, grids.offset[rows], grids.height[rows], grids.width[rows])
+
+# %% ../../nbs/21_corpus.ipynb #5553bb12
+def _program_text(record, where: str) -> str:
+    "The text of a program, which is itself, its `text`, or its `type` with `args`."
+    if isinstance(record, str): return record
+    if isinstance(record, dict) and isinstance(record.get('text'), str): return record['text']
+    if isinstance(record, dict) and isinstance(record.get('type'), str):
+        arguments = record.get('args') or ()
+        return record['type'] + (f'({", ".join(map(str, arguments.values() if isinstance(arguments, dict) else arguments))})' if arguments else '')
+    raise DatasetError(f'{where}: program: {str(record)[:40]}; right would be text such as "flip_left_right | transpose", or an object with "text", or with "type" and "args"')
+
+@functools.lru_cache(maxsize=1 << 16)
+def _parsed(text: str) -> tuple[Program, np.ndarray]:
+    program = parse(text)
+    return program, to_array(program)
+
+def _outcome(record: dict, grid: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    "Program (in array form) and output of a triple or counterfactual with the input `grid`. Raises DatasetError where one does not make the other."
+    if not isinstance(record, dict) or not {'program', 'output'} <= record.keys(): raise DatasetError(f'{where}: no "program" and "output"; right would be an object with both')
+    text = _program_text(record['program'], where)
+    try: program, array = _parsed(text)
+    except ValueError as error: raise DatasetError(f'{where}: program: {error}') from None
+    output, made = as_grid(record['output'], f'{where}: output'), run_program(program, grid)
+    if isinstance(made, np.ndarray) and np.array_equal(made, output): return array, output
+    gives = f'a grid of {grid_size(made)}' if isinstance(made, np.ndarray) and made.ndim == 2 and made.shape != output.shape else 'other cells' if isinstance(made, np.ndarray) and made.ndim == 2 else 'no grid'
+    raise DatasetError(f'{where}: the program {text} does not make the output ({grid_size(output)}) of the input, but {gives}; right would be what it makes, as `arc-jepa triples` writes it')
+
+def _read_triple(record, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+    "Input, program, output, and the outcomes of other programs that are in the line."
+    if isinstance(record, dict) and 'train' in record: raise DatasetError(f'{where}: a task of a manifest; `arc-jepa triples --manifest … --output …` makes triples of it')
+    if not isinstance(record, dict) or not {'input', 'program', 'output'} <= record.keys(): raise DatasetError(f'{where}: no triple; right would be an object with "input", "program" and "output"')
+    grid, others = as_grid(record['input'], f'{where}: input'), record.get('counterfactuals', [])
+    if not isinstance(others, list): raise DatasetError(f'{where}: counterfactuals: {str(others)[:40]}; right would be a list of objects with "program" and "output"')
+    return grid, *_outcome(record, grid, where), [_outcome(other, grid, f'{where}: counterfactuals[{k}]') for k, other in enumerate(others)]
+
+# %% ../../nbs/21_corpus.ipynb #bcd4ea00
+def _same(grid: np.ndarray) -> tuple: return grid.shape, grid.tobytes()
+
+def read_triples(path: Path | str, skip_bad: bool = False, progress: bool = False) -> Triples:
+    """All triples of a file (`.jsonl` or `.jsonl.gz`), every program run to check its output; about 20,000 programs a second.
+
+    Raises DatasetError or GridError, with file and line, for the first bad line, unless `skip_bad` leaves such lines out and counts them; DatasetError too where there is no file or no triple in it."""
+    from tqdm import tqdm
+    if not Path(path).is_file(): raise DatasetError(f'{path}: no such file; `arc-jepa triples --manifest … --output {path}` writes one')
+    file, found, skipped, on_input = ManifestFile(path), [], 0, {}
+    for i in tqdm(range(len(file)), desc='reading triples', unit='line', disable=not progress, mininterval=0.5, file=sys.stderr):
+        try: found.append(_read_triple(*file.record(i)))
+        except (DatasetError, GridError):
+            if not skip_bad: raise
+            skipped += 1
+    if not found: raise DatasetError(f'{path}: no triples in it' + (f', only {skipped} bad lines' if skipped else '') + '; right would be a line of JSON for each, as `arc-jepa triples` writes them')
+    for grid, array, output, _ in found: on_input.setdefault(_same(grid), []).append((array, output))
+    others = [_different(output, inline + on_input[_same(grid)]) for grid, _, output, inline in found]
+    flat = [other for part in others for other in part]
+    return Triples(pack(f[0] for f in found), pack(f[2] for f in found), np.stack([f[1] for f in found]), pack(output for _, output in flat), np.array([array for array, _ in flat], np.int16).reshape(-1, *found[0][1].shape),
+                   np.concatenate([[0], np.cumsum([len(part) for part in others], dtype=np.int64)]), str(path), file.content_hash, skipped)
+
+def _different(output: np.ndarray, others: list[tuple]) -> list[tuple]:
+    "Those (program, output) of `others` whose outputs differ from `output` and each other, the first of equal ones."
+    seen, kept = {_same(output)}, []
+    for array, grid in others:
+        if _same(grid) not in seen: seen.add(_same(grid)); kept.append((array, grid))
+    return kept
+
+# %% ../../nbs/21_corpus.ipynb #e404feae
+HELD_OUT_SHARE = 0.1
+
+class TripleBatches:
+    "Training batches from triples. Batch number `number` is a function of the seed and the number alone."
+    def __init__(self, triples: Triples, pairs: int): self.triples, self.pairs, self._order = triples, pairs, (None, None)
+
+    @functools.cached_property
+    def n_groups(self) -> int:
+        "Groups of `pairs` triples of one program, an epoch."
+        return int((np.bincount(self.triples.names) // self.pairs).sum())
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        "int64 groups×pairs: which triples, in the order of this epoch."
+        if self._order[0] != (seed, epoch): self._order = (seed, epoch), self._shuffled(np.random.default_rng((seed, epoch, len(self.triples))))
+        return self._order[1]
+
+    def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        rows = rng.permutation(len(self.triples))
+        rows = rows[np.argsort(self.triples.names[rows], kind='stable')]               # program by program, in random order within
+        sizes = np.bincount(self.triples.names)
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return rng.permutation(rows[place < np.repeat(sizes // self.pairs * self.pairs, sizes)].reshape(-1, self.pairs))
+
+    def groups(self, seed: int, number: int, size: int) -> np.ndarray:
+        "int64 size×pairs: the triples of batch `number` (from 0), each at most once in an epoch of n_groups // size batches."
+        epoch, place = divmod(number, self.n_groups // size)
+        return self.epoch(seed, epoch)[place * size:(place + 1) * size]
+
+    def batch(self, groups: np.ndarray, counterfactuals: int, rng: np.random.Generator) -> TaskBatch:
+        "The triples `groups` (T×pairs) as tasks, with `counterfactuals` other outcomes on each last input, drawn by `rng`; where there are fewer, some stand there twice, and where there is none, the truth itself, which the losses leave out."
+        t, last = self.triples, groups[:, -1]
+        grids = pack(grid for i in groups.ravel() for grid in (t.inputs[i], t.outputs[i]))
+        drawn = [self._draw(i, counterfactuals, rng) for i in last]
+        others = pack(t.outputs[i] if m < 0 else t.others[m] for i, some in zip(last, drawn) for m in some)
+        programs = np.array([t.programs[i] if m < 0 else t.other_programs[m] for i, some in zip(last, drawn) for m in some], np.int16)
+        return TaskBatch(grids, len(groups), self.pairs, t.programs[last], others, programs.reshape(len(groups), counterfactuals, *t.programs.shape[1:]))
+
+    def _draw(self, i: int, n: int, rng: np.random.Generator) -> np.ndarray:
+        "n outcomes for triple i, all of them before any comes twice; −1 for none."
+        there = rng.permutation(np.arange(self.triples.first[i], self.triples.first[i + 1]))
+        return np.resize(there if len(there) else np.array([-1]), n)
+
+def split_triples(triples: Triples, pairs: int, share: float = HELD_OUT_SHARE) -> tuple[TripleBatches, TripleBatches]:
+    """Batches to train on and held-out ones. Programs with fewer than `pairs` triples are in neither; at least one program is held out.
+
+    Raises DatasetError where fewer than two programs have `pairs` triples."""
+    enough = np.flatnonzero(np.bincount(triples.names)[triples.names] >= pairs)
+    digest = {program: hashlib.sha256(program).digest() for program in {triples.programs[i].tobytes() for i in enough}}
+    if len(digest) < 2:
+        most = int(np.bincount(triples.names).max())
+        raise DatasetError(f'{triples.source}: {len(digest)} of its {triples.names.max() + 1} programs have {pairs} triples (at most {most}), and at least two need them, one to hold out; '
+                           + ('right would be triples of more programs' if pairs == 1 else 'set training.pairs to what there is; with training.pairs=1 set loss.demonstrations=0 loss.rule_program=0 loss.prior=0 as well'))
+    held = frozenset(sorted(digest, key=digest.get)[:max(1, round(share * len(digest)))])
+    is_held = np.array([triples.programs[i].tobytes() in held for i in enough])
+    return TripleBatches(triples.select(enough[~is_held], held), pairs), TripleBatches(triples.select(enough[is_held]), pairs)

@@ -47,11 +47,11 @@ class JepaConfig(Config):
         return self
 
 # %% auto #0
-__all__ = ['HELD_OUT_SEED', 'OBJECTIVES', 'REGULARISERS', 'RELATION_TEMPERATURE', 'WEIGHTS', 'DESCRIPTION', 'JepaConfig',
-           'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op', 'op_between',
-           'between_views', 'regularisers', 'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa', 'encode',
-           'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding', 'rank',
-           'save', 'load']
+__all__ = ['HELD_OUT_SEED', 'OBJECTIVES', 'REGULARISERS', 'RELATION_TEMPERATURE', 'RULE_OBJECTIVES', 'WEIGHTS', 'DESCRIPTION',
+           'JepaConfig', 'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op',
+           'op_between', 'between_views', 'regularisers', 'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa',
+           'encode', 'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding',
+           'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
@@ -127,22 +127,26 @@ def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor
         if model.training: model.queue.push(e.z_out.flatten(0, 1), e.keys[1].flatten())
     return rows, target, keys[target][:, None] == keys[None]
 
-def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_other: Tensor, by_rule: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    "`program`, `demonstrations` and `same_input`: loss and chance. Predictions are T×P×D, T×C×D and T×P×D."
-    n, counterfactuals, found = len(by_rule), by_other.shape[1], {}
+def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_other: Tensor, by_rule: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+    "`program`, `demonstrations` and `same_input`: loss and chance. Predictions are T×P×D, T×C×D and T×P×D; without `by_rule` nothing is asked by rule."
+    counterfactuals, found = by_other.shape[1], {}
     asked = torch.cat([by_program.flatten(0, 1), by_other.flatten(0, 1)])
     if model.config.loss.objective != 'infonce':
         kind, truth = model.config.loss.objective, torch.cat([e.z_out.flatten(0, 1), e.z_other])
-        return dict(program=prediction_error(asked, truth, kind), demonstrations=prediction_error(by_rule.flatten(0, 1), truth[:by_rule[..., 0].numel()], kind))
+        found['program'] = prediction_error(asked, truth, kind)
+        if by_rule is not None: found['demonstrations'] = prediction_error(by_rule.flatten(0, 1), truth[:by_rule[..., 0].numel()], kind)
+        return found
     temperature = {name: model.temperatures[name]() for name in ('program', 'demonstrations', 'same_input')}
     rows, target, same = candidates_of(model, e)
     found['program'] = info_nce(asked, rows, target, temperature['program'], same)
-    outputs = by_rule[..., 0].numel()
-    found['demonstrations'] = info_nce(by_rule.flatten(0, 1), rows, target[:outputs], temperature['demonstrations'], same[:outputs])
+    if by_rule is not None:
+        outputs = by_rule[..., 0].numel()
+        found['demonstrations'] = info_nce(by_rule.flatten(0, 1), rows, target[:outputs], temperature['demonstrations'], same[:outputs])
     if counterfactuals:
         own, keys = e.own()
-        targets = torch.tensor([0, *range(2, 2 + counterfactuals), 0], device=own.device)
-        found['same_input'] = same_input_loss(torch.cat([by_program[:, -1:], by_other, by_rule[:, -1:]], 1), own, keys, targets, temperature['same_input'])
+        asked = [by_program[:, -1:], by_other, *([] if by_rule is None else [by_rule[:, -1:]])]
+        targets = torch.tensor([0, *range(2, 2 + counterfactuals), *([] if by_rule is None else [0])], device=own.device)
+        found['same_input'] = same_input_loss(torch.cat(asked, 1), own, keys, targets, temperature['same_input'])
     return found
 
 # %% ../../nbs/27_models.ipynb #cc6daacb
@@ -180,19 +184,21 @@ def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Te
     return found
 
 # %% ../../nbs/27_models.ipynb #e0b3a88e
+RULE_OBJECTIVES = {'demonstrations', 'rule_program', 'prior'}      # those that need the rule of other pairs; without them it is not inferred
+
 def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str, Tensor]:
     """`total` and, for each objective that weighs something, its loss (nats) and `…/chance`, for each regulariser its value and `…/healthy`. `step` draws SIGReg's directions.
 
-    `same_input` only where there are counterfactuals. In training mode the queue takes in the outputs and the quantizer learns."""
+    `same_input` only where there are counterfactuals, and by rule only where `demonstrations` weighs something. In training mode the queue takes in the outputs and the quantizer learns."""
     weights, e = model.weights(), encode_batch(model, batch)
     program, other = model.programs(batch.programs), model.programs(batch.others)
-    rule = model.rules(e.z_in, e.z_out, batch.statistics, batch.weights)
-    by_program, by_other, by_rule = model.predictor(e.z_in, program[:, None]), model.predictor(e.z_in[:, -1:], other), model.predictor(e.z_in, rule)
-    found = prediction_losses(model, e, by_program, by_other, by_rule)
-    n = len(rule)
-    found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program.whole), model.program_tower(other.whole).flatten(0, 1),
-                                           batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
-    found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
+    rule = model.rules(e.z_in, e.z_out, batch.statistics, batch.weights) if weights.keys() & RULE_OBJECTIVES else None
+    by_program, by_other = model.predictor(e.z_in, program[:, None]), model.predictor(e.z_in[:, -1:], other)
+    found = prediction_losses(model, e, by_program, by_other, model.predictor(e.z_in, rule) if 'demonstrations' in weights else None)
+    n = len(batch.programs)
+    if 'rule_program' in weights: found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program.whole), model.program_tower(other.whole).flatten(0, 1),
+                                                                         batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
+    if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
     if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.z_out.flatten(0, 1), RELATION_TEMPERATURE)
     if 'invariance' in weights: found['invariance'] = between_views(model, e, batch)

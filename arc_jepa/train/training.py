@@ -23,19 +23,21 @@ from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from ..config import Config, only_one, read_json_lines, save_config, write_atomic
+from ..datasets import DatasetError
 from ..dsl.ops import op_table_hash
-from ..generate.generator import GenerateConfig, sample_batch
+from ..generate.corpus import TripleBatches, read_triples, split_triples
+from ..generate.generator import GenerateConfig, TaskBatch, sample_batch
 from ..jepa.augmentations import AugmentationConfig, augment_prepared, permute_tasks, prepare_augmented, view_grids
 from ..jepa.diagnostics import diagnose, diagnostic_tags
-from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
+from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..jepa.tokens import Prepared, tokenize, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
 __all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized',
-           'TrainConfig', 'learning_rate', 'torch_threads', 'open_shards', 'Trainer', 'metrics_row', 'Log',
-           'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
+           'TrainConfig', 'learning_rate', 'torch_threads', 'open_shards', 'open_triples', 'Trainer', 'metrics_row',
+           'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -52,12 +54,13 @@ class TrainingConfig(Config):
     epochs: int = Field(4, ge=1)
     steps_per_epoch: int = Field(50, ge=1)
     batch_size: int = Field(64, ge=2, description='tasks a step')
-    pairs: int = Field(4, ge=2, description='pairs of a task, each of which is predicted from others')
+    pairs: int = Field(4, ge=1, description='pairs of a task, each of which is predicted from others; 1 only with dataset_triples, and then without the objectives that need others')
     counterfactuals: int = Field(4, ge=0, description='outputs of other programs on the last input, a task')
     seed: int = Field(0, ge=0, lt=HELD_OUT_SEED)
     device: Literal['cpu', 'cuda'] = Field('cpu', description='where the network computes; tasks are sampled and tokenised on the CPU in both cases')
     threads: int = Field(2, ge=1, description='of torch; part of what makes two runs bitwise equal')
     keep: int = Field(3, ge=1, description='checkpoints that stay on disk')
+    prediction_metrics: bool = Field(False, description='measure at the end, for metrics.json, how well the effect of programs is predicted')
 
 class LoggingConfig(Config):
     "What is written how often."
@@ -76,6 +79,7 @@ class TrainConfig(JepaConfig):
     training: TrainingConfig = TrainingConfig()
     data: GenerateConfig | None = Field(None, description='curriculum; left out: the mixture of all phases')
     pre_tokenized: PreTokenized | None = Field(None, description='shards to train on; left out: tasks are sampled by the curriculum. Validation samples in both cases')
+    dataset_triples: Path | None = Field(None, description='file of triples to train on, as `arc-jepa triples` writes it; its held-out programs are validated on')
     augmentations: AugmentationConfig = AugmentationConfig()
     logging: LoggingConfig = LoggingConfig()
 
@@ -87,6 +91,16 @@ class TrainConfig(JepaConfig):
     @model_validator(mode='after')
     def _views_need_grids(self) -> TrainConfig:
         if self.loss.invariance and self.pre_tokenized: raise ValueError('loss.invariance needs grids to make views of, and pre_tokenized shards have none; leave out one of the two')
+        return self
+
+    @model_validator(mode='after')
+    def _one_source(self) -> TrainConfig:
+        if self.dataset_triples and self.pre_tokenized: raise ValueError('dataset_triples and pre_tokenized both say what to train on; leave out one of the two')
+        if self.dataset_triples and self.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
+        if self.training.pairs > 1: return self
+        if not self.dataset_triples: raise ValueError('training.pairs=1 needs dataset_triples; other tasks have 2 pairs or more')
+        inferred = [name for name in sorted(RULE_OBJECTIVES) if getattr(self.loss, name)]
+        if inferred: raise ValueError(f'training.pairs=1 leaves no other pair to infer a rule from, which {" and ".join("loss." + name for name in inferred)} would need; set {" ".join(f"loss.{name}=0" for name in inferred)}, or training.pairs=2')
         return self
 
     @property
@@ -118,6 +132,17 @@ def open_shards(config: TrainConfig) -> Shards | None:
     return shards
 
 # %% ../../nbs/31_training.ipynb #310031
+def open_triples(config: TrainConfig) -> tuple[TripleBatches, TripleBatches] | None:
+    "Training and held-out batches of the triples that the config names, if any. Raises `DatasetError`, with file and line, for what is no triple, and where the file cannot give such batches."
+    if config.dataset_triples is None: return None
+    t, triples = config.training, read_triples(config.dataset_triples, progress=sys.stderr.isatty())
+    training, held_out = split_triples(triples, t.pairs)
+    used = len(training.triples) + len(held_out.triples)
+    if used < len(triples): print(f'{config.dataset_triples}: {len(triples) - used:,} of {len(triples):,} triples belong to programs with fewer than {t.pairs} (training.pairs) and are left out', file=sys.stderr)
+    if training.n_groups < t.batch_size: raise DatasetError(f'{config.dataset_triples}: {training.n_groups} groups of {t.pairs} triples of one program to train on ({held_out.n_groups} are held out), and a batch takes {t.batch_size}; set training.batch_size to {training.n_groups} or less, or take more triples')
+    if t.counterfactuals and not len(training.triples.others): raise DatasetError(f'{config.dataset_triples}: no outcome of another program on any input; set training.counterfactuals=0, or write triples with `arc-jepa triples --counterfactuals {t.counterfactuals}`')
+    return training, held_out
+
 class Trainer:
     "Model, optimiser and counters of a run; `step()` does one update."
     def __init__(self, config: TrainConfig):
@@ -133,23 +158,29 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
         parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=self.random)
-        self.shards = open_shards(config)
-        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.tokens), shards=self.shards.checksum if self.shards else None)     # weights mean nothing under another table
+        self.shards, self.triples = open_shards(config), open_triples(config)
+        meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.tokens), shards=self.shards.checksum if self.shards else None, triples=self.triples[0].triples.content_hash if self.triples else None)     # weights mean nothing under another table
         self.state = RunState(parts, config.model_dump(mode='json') | meaning, config.training.keep)
 
     def batch(self, index: int, seed: int | None = None) -> Prepared:
-        "Batch number `index`: from the shards, if the config names some, or sampled; always sampled where a `seed` is given."
+        "Batch number `index`: from the shards or triples that the config names, or sampled. Where a `seed` is given, for measuring: from held-out triples, or sampled."
         t, tokens, augmentations = self.config.training, self.config.tokens, self.config.augmentations if seed is None else AugmentationConfig()
         shards, seed = self.shards if seed is None else None, t.seed if seed is None else seed
         rng = np.random.default_rng((seed, index))
         if shards: return augment_prepared(shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng), tokens, augmentations, rng).to(t.device)
-        tasks = sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
+        tasks = self._tasks(index, seed, rng)
         if augmentations.palette_permutation: tasks = permute_tasks(tasks, rng)
         prepared = prepare_augmented(tasks, tokens, augmentations.model_copy(update=dict(palette_permutation=False)), rng)
         if self.config.loss.invariance:
             kinds, first = self.config.loss.invariance_views, np.arange(0, len(tasks.grids), 2 * t.pairs)
             prepared.views = tokenize(view_grids(tasks.grids.select(first), kinds[index % len(kinds)], rng), tokens)
         return prepared.to(t.device)
+
+    def _tasks(self, index: int, seed: int, rng: np.random.Generator) -> TaskBatch:
+        t = self.config.training
+        if not self.triples: return sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
+        source = self.triples[seed != t.seed]
+        return source.batch(source.groups(seed, index, min(t.batch_size, source.n_groups)), t.counterfactuals, rng)
 
     def step(self) -> dict[str, torch.Tensor]:
         "One update; losses, chance levels and gradient norm as tensors."
@@ -252,7 +283,7 @@ class TrainResult:
     tasks_per_second: float
     state_sha256: str
 
-MAY_CHANGE = ('logging', 'training.keep', 'training.epochs', 'pre_tokenized.path')    # training.epochs moves the cosine, which is the point of changing it; of the shards their content counts, not their place
+MAY_CHANGE = ('logging', 'training.keep', 'training.epochs', 'training.prediction_metrics', 'pre_tokenized.path', 'dataset_triples')    # training.epochs moves the cosine, which is the point of changing it; of shards and triples the content counts, not the place
 
 def _start(trainer: Trainer, run_dir: Path, resume: bool | str | Path) -> None:
     "A new run in an empty place, or an old one where it stopped; says which."
@@ -306,8 +337,16 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
         raise SystemExit(128 + stop.signal)
     p = trainer.progress
     result = TrainResult(str(run_dir), p.step, p.step >= config.steps, p.seconds, p.tasks / max(p.seconds, 1e-9), trainer.state.sha256())
-    write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result), indent=1) + '\n')
+    measured = dict(prediction_metrics=_prediction_metrics(trainer)) if config.training.prediction_metrics else {}
+    write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result) | measured, indent=1) + '\n')
     return result
+
+# %% ../../nbs/31_training.ipynb #2dd8c32d
+def _prediction_metrics(trainer: Trainer) -> dict:
+    from arc_jepa.evaluate.predictions import prediction_metrics        # the one look upwards, when the run is over: what a run's summary holds is measured by the floor that measures
+    held_out = trainer.triples[1].triples if trainer.triples else None
+    try: return prediction_metrics(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
+    finally: trainer.model.train()
 
 # %% ../../nbs/31_training.ipynb #310033
 def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seconds: float | None, progress: bool) -> None:
