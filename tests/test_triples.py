@@ -16,9 +16,11 @@ from arc_jepa.commands import app
 from arc_jepa.config import ConfigError, load_config
 from arc_jepa.datasets import DatasetError
 from arc_jepa.dsl.program import run_program
+from arc_jepa.evaluate.predictions import program_scores, triple_questions
+from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions
 from arc_jepa.generate.corpus import generate, read_triples, split_triples, write_triples
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
-from arc_jepa.jepa.models import HELD_OUT_SEED, JepaConfig, WorldModel, batch_losses
+from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, WorldModel, batch_losses
 from arc_jepa.train.runstate import CheckpointError
 from arc_jepa.train.training import TrainConfig, Trainer, read_metrics, train_jepa
 
@@ -207,3 +209,12 @@ def test_command_writes_prediction_metrics(file, tmp_path):
     assert sum(row['n'] for row in found['by_length'].values()) == found['n'] and {'one_shot', 'repeated'} <= found['composition']['all'].keys()
     said = CliRunner().invoke(app, ['train', '--config', 'jepa_program_conditioned', '--output', str(tmp_path / 'none'), 'dataset_triples=none.jsonl', *small])
     assert said.exit_code and 'none.jsonl: no such file' in said.output and 'Traceback' not in said.output
+
+
+def test_scores_are_those_of_retrieval_and_questions_hold(file):
+    jepa, questions = Jepa.untrained(), synthetic_questions(20, 3)
+    assert np.allclose(program_scores(jepa, questions), latent_scores(jepa, questions, encode_questions(jepa, questions), 'program'), atol=1e-5)
+    for question in triple_questions(split_triples(read_triples(file), 2)[1].triples, 5):
+        made = [run_program(program, question.input) for program in question.programs]
+        assert len(made) == 32 and all(np.array_equal(grid, candidate) for grid, candidate in zip(made, question.candidates))
+        assert len({(grid.shape, grid.tobytes()) for grid in question.candidates}) == 32

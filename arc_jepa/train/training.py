@@ -341,7 +341,7 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
     write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result) | measured, indent=1) + '\n')
     return result
 
-# %% ../../nbs/31_training.ipynb #2dd8c32d
+# %% ../../nbs/31_training.ipynb #e1d4e5a5
 def _prediction_metrics(trainer: Trainer) -> dict:
     from arc_jepa.evaluate.predictions import prediction_metrics        # the one look upwards, when the run is over: what a run's summary holds is measured by the floor that measures
     held_out = trainer.triples[1].triples if trainer.triples else None
