@@ -1784,6 +1784,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                           'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.PredictorBlock._ask': ( 'encoder.html#predictorblock._ask',
                                                                                       'arc_jepa/jepa/encoder.py'),
+                                       'arc_jepa.jepa.encoder.PredictorBlock.advance': ( 'encoder.html#predictorblock.advance',
+                                                                                         'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.PredictorBlock.forward': ( 'encoder.html#predictorblock.forward',
                                                                                          'arc_jepa/jepa/encoder.py'),
                                        'arc_jepa.jepa.encoder.ProgramEncoder': ('encoder.html#programencoder', 'arc_jepa/jepa/encoder.py'),

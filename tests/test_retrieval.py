@@ -83,8 +83,6 @@ def test_steps_of_a_program_make_what_the_program_makes():
 
 def test_a_rollout_predicts_step_after_step():
     jepa, questions = Jepa.untrained(), synthetic_questions(6, 300, curriculum=composition_curriculum())
-    for layer in jepa.model.predictor.modulate:                # at the start the predictor does not look at the program
-        layer.weight.data.normal_(std=0.1)
     z, programs = jepa.encode([q.input for q in questions]), [q.programs[0] for q in questions]
     for i, program in enumerate(programs):
         one = z[i:i + 1]

@@ -5,6 +5,7 @@
 # %% ../../nbs/24_encoder.ipynb #210003
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -208,10 +209,10 @@ class PredictorBlock(nn.Module):
         super().__init__()
         h, inner = config.hidden, config.hidden * config.predictor_expansion
         self.kind = kind
-        read = 2 * h if kind == 'concat' else h
-        self.norm = nn.LayerNorm(read, elementwise_affine=kind != 'adaln')
-        self.enter, self.leave = nn.Linear(read, inner), nn.Linear(inner, h)
-        if kind == 'film': self.condition = nn.Linear(h, 2 * inner, bias=False)
+        self.norm = nn.LayerNorm(h, elementwise_affine=kind != 'adaln')
+        self.enter, self.leave = nn.Linear(h, inner), nn.Linear(inner, h)
+        if kind == 'concat': self.condition = nn.Sequential(nn.LayerNorm(h), nn.Linear(h, inner, bias=False))
+        elif kind == 'film': self.condition = nn.Linear(h, 2 * inner, bias=False)
         elif kind == 'adaln':
             self.condition = nn.Sequential(nn.Linear(h, MODULATION), nn.GELU(), nn.Linear(MODULATION, 3 * h))
             nn.init.zeros_(self.condition[2].weight); nn.init.zeros_(self.condition[2].bias)
@@ -219,7 +220,8 @@ class PredictorBlock(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         if self.kind == 'cross_attention': x = x + self._ask(self.norm(x), c)
-        y = self.norm(torch.cat(torch.broadcast_tensors(x, c), -1) if self.kind == 'concat' else x)
+        if self.kind == 'concat': return self.advance(x, self.condition(c))
+        y = self.norm(x)
         if self.kind == 'adaln':
             scale, shift, gate = self.condition(c).chunk(3, -1)
             return x + gate * self.leave(F.gelu(self.enter(y * (1 + scale) + shift)))
@@ -229,6 +231,10 @@ class PredictorBlock(nn.Module):
             y = y * (1 + scale) + shift
         return x + self.leave(F.gelu(y))
 
+    def advance(self, x: Tensor, told: Tensor) -> Tensor:
+        "The step of `concat`, for a condition that was read already: `told` is `self.condition(c)`."
+        return x + self.leave(F.gelu(self.enter(self.norm(x)) + told))
+
     def _ask(self, x: Tensor, c: Tensor) -> Tensor:
         "Attention of one query over the tokens of the condition, in `N_MEMORY` heads."
         heads = lambda t: t.unflatten(-1, (N_MEMORY, -1))
@@ -236,16 +242,17 @@ class PredictorBlock(nn.Module):
         scores = torch.einsum('...hd,...thd->...ht', heads(self.query(x)), heads(keys)) * (x.shape[-1] / N_MEMORY) ** -0.5
         return self.answer(torch.einsum('...ht,...thd->...hd', scores.softmax(-1), heads(values)).flatten(-2))
 
-# %% ../../nbs/24_encoder.ipynb #bc169b2f
-def run_steps(block: nn.Module, x: Tensor, steps: Tensor, count: Tensor) -> Tensor:
-    "Apply `block(x, step)` once for each step in use: x M×hidden, steps M×S×hidden, count int64 M."
-    order = torch.argsort(count, descending=True, stable=True)
-    x, steps, ended = x[order], steps[order], []
-    for t, going in enumerate((count[:, None] > torch.arange(steps.shape[1], device=count.device)).sum(0).tolist()):
-        ended.append(x[going:])
-        x = x[:going]
-        if not going: break
-        x = block(x, steps[:going, t])
+# %% ../../nbs/24_encoder.ipynb #a96fac84
+def run_steps(block: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: Tensor, count: Tensor, owner: Tensor) -> Tensor:
+    "Apply `block(x, step)` once for each step: x M×hidden, row m with the steps of program `owner[m]` (int64 M); steps K×…, those of all programs one after the other, `count` (int64 T) of each."
+    start = count.cumsum(0) - count
+    order = torch.argsort(count[owner], descending=True, stable=True)
+    x, owner, ended = x[order], owner[order], []
+    going = (count[owner, None] > torch.arange(int(count.max()) if len(count) else 0, device=count.device)).sum(0).tolist()
+    index = [start[owner[:rows]] + t for t, rows in enumerate(going)]
+    for step in steps.index_select(0, torch.cat(index)).split(going) if going else ():
+        ended.append(x[len(step):])
+        x = block(x[:len(step)], step)
     return torch.cat([x, *ended[::-1]])[torch.argsort(order)]
 
 class Predictor(nn.Module):
@@ -271,8 +278,11 @@ class Predictor(nn.Module):
         with torch.autocast(z.device.type, enabled=False): return z + self.leave(self.norm(x.float()))
 
     def _by_steps(self, x: Tensor, c: Tensor, condition: Condition | Tensor) -> Tensor:
-        if isinstance(condition, Condition): steps, count = self.step(condition.steps), condition.count
-        else: steps, count = c[..., None, :] + self.rule, torch.full(c.shape[:-1], RULE_STEPS, device=c.device)
+        if isinstance(condition, Condition):
+            count = condition.count
+            steps = self.step(condition.steps[torch.arange(MAX_ROWS, device=count.device) < count[..., None]])
+        else: count, steps = torch.full(c.shape[:-1], RULE_STEPS, device=c.device), (c[..., None, :] + self.rule).flatten(0, -2)
         shape = torch.broadcast_shapes(x.shape[:-1], count.shape)
-        flat = lambda t, behind: t.expand(*shape, *behind).reshape(-1, *behind)
-        return run_steps(self.step_block, flat(x, x.shape[-1:]), flat(steps, steps.shape[-2:]), flat(count, ())).view(*shape, x.shape[-1])
+        owner = torch.arange(count.numel(), device=c.device).view(count.shape).expand(shape).reshape(-1)
+        x = x.expand(*shape, x.shape[-1]).reshape(-1, x.shape[-1])
+        return run_steps(self.step_block.advance, x, self.step_block.condition(steps), count.flatten(), owner).view(*shape, x.shape[-1])
