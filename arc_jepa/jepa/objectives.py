@@ -57,6 +57,8 @@ __all__ = ['SIGREG_HEALTHY', 'VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'Sigr
            'ema_update']
 
 # %% ../../nbs/26_objectives.ipynb #230005
+def _single_or_double(z: Tensor) -> Tensor: return z if z.dtype == torch.float64 else z.float()
+
 def info_nce(predicted: Tensor,             # M×D
              candidates: Tensor,            # N×D, or M×N×D for candidates of one's own
              target: Tensor,                # int64 M, which candidate is true
@@ -65,7 +67,7 @@ def info_nce(predicted: Tensor,             # M×D
             ) -> tuple[Tensor, Tensor]:
     "Mean loss in nats, and the chance level ln(candidates that were left in), both scalars."
     with torch.autocast(predicted.device.type, enabled=False):      # cosines of similar candidates differ by less than bf16 can tell
-        predicted, candidates = F.normalize(predicted.float(), dim=-1), F.normalize(candidates.float(), dim=-1)
+        predicted, candidates = F.normalize(_single_or_double(predicted), dim=-1), F.normalize(_single_or_double(candidates), dim=-1)
         scores = torch.einsum('md,mnd->mn', predicted, candidates) if candidates.dim() == 3 else predicted @ candidates.T
     scores = scores / temperature       # before the mask: the gradient of −∞/τ is not a number
     if same is not None:
@@ -166,8 +168,6 @@ class _MeanWaves(torch.autograd.Function):
         total = torch.zeros_like(u)
         for t, by_cos, by_sin in zip(knots, *gradient): total += t * (by_sin * (u * t).cos() - by_cos * (u * t).sin())
         return total / len(u), None
-
-def _single_or_double(z: Tensor) -> Tensor: return z if z.dtype == torch.float64 else z.float()
 
 def sigreg(z: Tensor,                       # N×D, not normalised
            directions: Tensor,              # D×K, of length 1
