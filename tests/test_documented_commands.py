@@ -26,7 +26,7 @@ RUNS = {  # documented command: appended words
     'arc-jepa data check artifacts/data/pilot_curriculum': '',
     'arc-jepa data show artifacts/data/pilot_curriculum --filter phase=phase_ii --output artifacts/data/phase_ii.html': '',
     'arc-jepa train --config jepa_tiny': 'training.epochs=1 training.steps_per_epoch=4 training.batch_size=8',
-    'arc-jepa probe artifacts/jepa/jepa_tiny': '--tasks 16',
+    'arc-jepa probe artifacts/jepa/jepa_tiny --json': '--tasks 16',
     'arc-jepa ablate --group guide --seeds 3 --seconds 60 --output artifacts/ablation/jepa_variants.json': '--seeds 1 --seconds 0.3 --questions 16 training.batch_size=8',
     'arc-jepa train --config jepa_tiny training.epochs=1': '--output artifacts/jepa/again training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa triples --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/data/triples.jsonl': '',
