@@ -1825,6 +1825,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.jepa.models.Jepa.to': ('models.html#jepa.to', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.Jepa.untrained': ('models.html#jepa.untrained', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.JepaConfig': ('models.html#jepaconfig', 'arc_jepa/jepa/models.py'),
+                                      'arc_jepa.jepa.models.JepaConfig._something_is_learned': ( 'models.html#jepaconfig._something_is_learned',
+                                                                                                 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.JepaConfig._something_keeps_latents_apart': ( 'models.html#jepaconfig._something_keeps_latents_apart',
                                                                                                           'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.JepaError': ('models.html#jepaerror', 'arc_jepa/jepa/models.py'),

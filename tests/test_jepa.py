@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from arc_jepa.config import load_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
-from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, prepare
+from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prepare
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
-from arc_jepa.train.training import OptimizerConfig, TrainConfig, TrainingConfig, read_metrics, train_jepa
+from arc_jepa.train.training import OptimizerConfig, TrainConfig, Trainer, TrainingConfig, read_metrics, train_jepa
 
 torch.set_num_threads(1)
 EASY = GenerateConfig(grid=GridConfig(max_size=8), task_schedule={'easy': PhaseConfig(kind='atomic', primitives=[
@@ -221,3 +222,32 @@ def test_changed_config_is_refused_with_the_difference(tmp_path, undisturbed):
         train_jepa(config, folder, resume=True, progress=False)
     with pytest.raises(CheckpointError, match='already holds a run'):
         train_jepa(small_config(), folder, progress=False)
+
+
+@pytest.mark.parametrize('name, section', [('jepa_sigreg', 'sigreg'), ('jepa_vq', 'quantizer')])
+def test_what_is_compared_with_jepa_cpu_differs_in_one_section(name, section):
+    plain, changed = load_config(TrainConfig, 'jepa_cpu').model_dump(), load_config(TrainConfig, name).model_dump()
+    assert [key for key in plain if plain[key] != changed[key]] == [section]
+
+
+def test_a_gpu_that_is_not_there_is_said():
+    if torch.cuda.is_available(): pytest.skip('this machine has a GPU')
+    with pytest.raises(ValueError, match='training.device is cuda, and torch sees no GPU here; set training.device=cpu'): Trainer(load_config(TrainConfig, 'jepa_pretrain_gpu'))
+
+
+@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8 keeps wrong answers'),
+                                           (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned')])
+def test_objectives_that_cannot_learn_are_refused(loss, message):
+    with pytest.raises(ValueError, match=message): JepaConfig(loss=loss)
+
+
+def test_an_averaged_encoder_gives_all_candidates_and_no_gradient():
+    model, batch = WorldModel(JepaConfig(loss=dict(target_decay=0.9))).train(), one_batch()
+    with torch.no_grad():
+        for p in model.target.parameters(): p.add_(0.1)
+    e = encode_batch(model, batch)
+    assert not any(x.requires_grad for x in (e.true_in, e.true_out, e.true_other)) and e.z_out.requires_grad and not torch.allclose(e.true_in, e.z_in)
+    assert not candidates_of(model, e)[0].requires_grad
+    before = [p.clone() for p in model.target.parameters()]
+    model.update_target()
+    for old, new, source in zip(before, model.target.parameters(), model.encoder.parameters()): assert torch.allclose(new, 0.9 * old + 0.1 * source, atol=1e-6)

@@ -131,7 +131,7 @@ def diagnostic_tags(metrics: dict, prefix: str = 'diagnostics') -> dict[str, flo
     return found
 
 # %% ../../nbs/28_diagnostics.ipynb #dbe31b0b
-REMEDIES = {'effective_rank': 'sigreg.weight=0.05', 'uniformity': 'loss.queue_size=8192', 'margin': 'optimizer.lr=0.001', 'vq_usage': 'quantizer.refresh_enabled=true', 'gradient_norm': 'optimizer.lr=0.0005'}
+REMEDIES = {'effective_rank': 'sigreg.weight=0.05', 'uniformity': 'loss.queue_size=8192', 'margin': 'optimizer.lr=0.001', 'vq_usage': 'quantizer.num_embeddings=256', 'gradient_norm': 'optimizer.lr=0.0005'}
 LOWEST_RANK, HIGHEST_UNIFORMITY, LOWEST_MARGIN, LOWEST_USAGE = 4.0, -1.0, 0.5, 0.3
 _MARGINS = ('program', 'demonstrations')      # the two whose candidates are a whole batch; `same_input` rises much later in a healthy run
 

@@ -29,6 +29,8 @@ from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, V
 from .quantizer import QuantizerConfig, make_quantizer
 from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, prepare, tokenize, tokenizer_hash
 
+OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
+REGULARISERS = ('sigreg', 'vicreg', 'vq')                                                                                    # each with its healthy value
 HELD_OUT_SEED = 1_000_000_000   # generator seeds from here on are for measuring; training refuses them
 
 class JepaConfig(Config):
@@ -41,22 +43,25 @@ class JepaConfig(Config):
     vicreg: VicregConfig = VicregConfig()
 
     @model_validator(mode='after')
+    def _something_is_learned(self) -> JepaConfig:
+        if not any(getattr(self.loss, name) for name in OBJECTIVES): raise ValueError('all objectives of `loss` weigh 0 and nothing would be learned; give one of them a weight, such as loss.program=1')
+        if self.loss.objective != 'infonce' and self.loss.queue_size: raise ValueError(f'loss.queue_size={self.loss.queue_size} keeps wrong answers, and loss.objective={self.loss.objective} has none; set loss.queue_size=0')
+        return self
+
+    @model_validator(mode='after')
     def _something_keeps_latents_apart(self) -> JepaConfig:
         if self.loss.objective != 'infonce' and not (self.sigreg.weight or self.vicreg.weight):
             raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers, and one and the same latent for every grid would be perfect; set sigreg.weight (0.05) or vicreg.weight (1)')
         return self
 
 # %% auto #0
-__all__ = ['HELD_OUT_SEED', 'OBJECTIVES', 'REGULARISERS', 'RELATION_TEMPERATURE', 'RULE_OBJECTIVES', 'WEIGHTS', 'DESCRIPTION',
+__all__ = ['OBJECTIVES', 'REGULARISERS', 'HELD_OUT_SEED', 'RELATION_TEMPERATURE', 'RULE_OBJECTIVES', 'WEIGHTS', 'DESCRIPTION',
            'JepaConfig', 'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op',
            'op_between', 'between_views', 'regularisers', 'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa',
            'encode', 'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding',
            'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
-OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
-REGULARISERS = ('sigreg', 'vicreg', 'vq')                                                                                    # each with its healthy value
-
 class WorldModel(nn.Module):
     "Encoder, program encoder, rule encoder, predictor, two towers, op prior, the temperatures of the losses, and what the objectives of the config need besides."
     def __init__(self, config: JepaConfig, n_ops: int = N_OPS):
@@ -91,8 +96,11 @@ class WorldModel(nn.Module):
 class Encoded:
     "Latents of a batch of T tasks with P pairs and C counterfactual outputs each, content keys in the same order, and M objects."
     z_in: Tensor            # T×P×D
-    z_out: Tensor           # T×P×D, what predictions are compared with
-    z_other: Tensor         # T·C×D, likewise
+    z_out: Tensor           # T×P×D
+    z_other: Tensor         # T·C×D
+    true_in: Tensor         # the same three as predictions are compared with them: equal to them, or from the averaged encoder and without a gradient
+    true_out: Tensor
+    true_other: Tensor
     all: Tensor             # every grid, as the trained encoder sees it
     keys: tuple[Tensor, Tensor, Tensor]     # int64 T×P, T×P, T·C
     objects: Tensor         # M×width
@@ -100,7 +108,7 @@ class Encoded:
     def own(self) -> tuple[Tensor, Tensor]:
         "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals) and their keys."
         n = len(self.z_in)
-        return (torch.cat([self.z_out[:, -1:], self.z_in[:, -1:], self.z_other.view(n, -1, self.z_in.shape[-1])], 1),
+        return (torch.cat([self.true_out[:, -1:], self.true_in[:, -1:], self.true_other.view(n, -1, self.z_in.shape[-1])], 1),
                 torch.cat([self.keys[1][:, -1:], self.keys[0][:, -1:], self.keys[2].view(n, -1)], 1))
 
 def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
@@ -108,23 +116,25 @@ def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     n, pairs = batch.weights.shape[:2]
     features, objects = model.encoder.features(batch.tokens)
     z = model.encoder.whole(features)
-    with torch.no_grad(): target = z if model.target is None else model.target(batch.tokens)
-    if model.target is None: target = z
+    target = z
+    if model.target is not None:
+        with torch.no_grad(): target = model.target(batch.tokens)
     keys = torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device)
     half = n * pairs * 2
     split = lambda x: x[:half].view(n, pairs, 2, *x.shape[1:])
-    return Encoded(split(z)[:, :, 0], split(target)[:, :, 1], target[half:], z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
+    parts = lambda x: (split(x)[:, :, 0], split(x)[:, :, 1], x[half:])
+    return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
 
 # %% ../../nbs/27_models.ipynb #373d3ab4
 def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "All candidates N×D and their keys N; for the T·P outputs and the T·C counterfactual ones where each is among them, and which candidates equal it (bool)."
-    rows, target, same = candidate_set(e.z_in, e.z_out, e.z_other, *e.keys, input_negatives=model.config.loss.input_negatives)
+    rows, target, same = candidate_set(e.true_in, e.true_out, e.true_other, *e.keys, input_negatives=model.config.loss.input_negatives)
     keys = torch.cat([e.keys[1].flatten(), *([e.keys[0].flatten()] if model.config.loss.input_negatives else []), e.keys[2]])
-    target = torch.cat([target, torch.arange(len(rows) - len(e.z_other), len(rows), device=target.device)])
+    target = torch.cat([target, torch.arange(len(rows) - len(e.true_other), len(rows), device=target.device)])
     if model.queue is not None:
         earlier, earlier_keys = model.queue.rows()
         rows, keys = torch.cat([rows, earlier]), torch.cat([keys, earlier_keys])
-        if model.training: model.queue.push(e.z_out.flatten(0, 1), e.keys[1].flatten())
+        if model.training: model.queue.push(e.true_out.flatten(0, 1), e.keys[1].flatten())
     return rows, target, keys[target][:, None] == keys[None]
 
 def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_other: Tensor, by_rule: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
@@ -132,7 +142,7 @@ def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_othe
     counterfactuals, found = by_other.shape[1], {}
     asked = torch.cat([by_program.flatten(0, 1), by_other.flatten(0, 1)])
     if model.config.loss.objective != 'infonce':
-        kind, truth = model.config.loss.objective, torch.cat([e.z_out.flatten(0, 1), e.z_other])
+        kind, truth = model.config.loss.objective, torch.cat([e.true_out.flatten(0, 1), e.true_other])
         found['program'] = prediction_error(asked, truth, kind)
         if by_rule is not None: found['demonstrations'] = prediction_error(by_rule.flatten(0, 1), truth[:by_rule[..., 0].numel()], kind)
         return found
@@ -178,7 +188,7 @@ def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Te
         found['sigreg'] = sigreg(e.all, directions, config.sigreg.num_points), SIGREG_HEALTHY
     if config.vicreg.weight: found['vicreg'] = config.vicreg.variance * variance_term(e.all) + config.vicreg.covariance * covariance_term(e.all), 0.0
     if model.quantizer is not None:
-        quantized = model.quantizer(e.objects)
+        quantized = model.quantizer(e.objects.detach() if config.quantizer.kind == 'fsq' else e.objects)
         # the codebook of `vq` follows the objects by itself; the projections of `fsq` learn from what they lose
         found['vq'] = quantized.loss + (F.mse_loss(quantized.values, e.objects.detach()) if config.quantizer.kind == 'fsq' else 0.0), 0.0
     return found
@@ -200,7 +210,7 @@ def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str,
                                                                          batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
     if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
-    if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.z_out.flatten(0, 1), RELATION_TEMPERATURE)
+    if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.true_out.flatten(0, 1), RELATION_TEMPERATURE)
     if 'invariance' in weights: found['invariance'] = between_views(model, e, batch)
     penalties = regularisers(model, e, step)
     losses = {'total': sum(weights[name] * loss for name, (loss, _) in (found | penalties).items() if name in weights)}

@@ -56,7 +56,7 @@ class TrainingConfig(Config):
     batch_size: int = Field(64, ge=2, description='tasks a step')
     pairs: int = Field(4, ge=1, description='pairs of a task, each of which is predicted from others; 1 only with dataset_triples, and then without the objectives that need others')
     counterfactuals: int = Field(4, ge=0, description='outputs of other programs on the last input, a task')
-    seed: int = Field(0, ge=0, lt=HELD_OUT_SEED)
+    seed: int = Field(0, ge=0, lt=HELD_OUT_SEED - 1, description='seeds from there on are for validation and measuring')
     device: Literal['cpu', 'cuda'] = Field('cpu', description='where the network computes; tasks are sampled and tokenised on the CPU in both cases')
     threads: int = Field(2, ge=1, description='of torch; part of what makes two runs bitwise equal')
     keep: int = Field(3, ge=1, description='checkpoints that stay on disk')
@@ -199,7 +199,7 @@ class Trainer:
         return {**losses, 'gradient_norm': norm}
 
     @torch.no_grad()
-    def validate(self, batches: int = 2) -> dict[str, float]:
+    def validate(self, batches: int = 3) -> dict[str, float]:
         "Mean losses on held-out tasks; leaves the model as it was."
         self.model.eval()
         try: found = [batch_losses(self.model, self.batch(i, HELD_OUT_SEED - 1)) for i in range(batches)]
@@ -211,12 +211,14 @@ def metrics_row(trainer: Trainer, losses: dict[str, torch.Tensor], tasks_per_sec
     "One line of `metrics.jsonl`; the same names are TensorBoard tags."
     config, step = trainer.config, trainer.progress.step
     value = {name: x.item() for name, x in losses.items()}
-    row = {'step': step, 'epoch': (step - 1) // config.training.steps_per_epoch + 1, 'loss/total': value['total'], 'loss/info_nce': value['program']}
+    row = {'step': step, 'epoch': (step - 1) // config.training.steps_per_epoch + 1, 'loss/total': value['total']}
+    contrastive = config.loss.objective == 'infonce'
+    if contrastive and 'program' in value: row['loss/info_nce'] = value['program']
     for name in OBJECTIVES:
         if name not in value: continue
         row['loss/' + name] = value[name]
         row['chance/' + name] = value[name + '/chance']
-        row['margin/' + name] = value[name + '/chance'] - value[name]
+        if contrastive or name not in ('program', 'demonstrations'): row['margin/' + name] = value[name + '/chance'] - value[name]      # an error without wrong answers is not in nats
     for name in REGULARISERS:
         if name in value: row['loss/' + name], row['healthy/' + name] = value[name], value[name + '/healthy']
     row['loss/temperature'] = trainer.model.temperatures['program']().item()
@@ -366,15 +368,16 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
                 if end_of_epoch: row |= {'val/loss': trainer.validate()['total']}
                 log.write(row)
                 if end_of_epoch and config.logging.embeddings: _look_at_embeddings(trainer, log, row)
-                bar.set_postfix_str(f'loss {row["loss/total"]:.2f}, margin {row["margin/program"]:.2f} nat, same input {row.get("margin/same_input", 0):.2f}, {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
+                if end_of_epoch: last_time = time.perf_counter()        # the rate is that of training
+                bar.set_postfix_str(f'loss {row["loss/total"]:.2f}, margin {row.get("margin/program", 0):.2f} nat, same input {row.get("margin/same_input", 0):.2f}, {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
             bar.update(1)
             if end_of_epoch: _save_epoch(trainer, run_dir, f'checkpoint_epoch_{p.step // every:04d}')
     if p.step % every: _save_epoch(trainer, run_dir, f'checkpoint_step_{p.step:08d}')
 
 def _look_at_embeddings(trainer: Trainer, log: Log, row: dict) -> None:
     "One line of `embedding_metrics.jsonl`, and what is alarming in it on standard error; leaves the model as it was."
-    found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), losses=row if trainer.progress.step > 2 * trainer.config.optimizer.warmup_steps else None)
-    trainer.model.train()
+    try: found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), curriculum=trainer.config.data, losses=row if trainer.progress.step > 2 * trainer.config.optimizer.warmup_steps else None)
+    finally: trainer.model.train()
     log.write(found, EMBEDDING_METRICS)
     for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {alarm["name"]}, {alarm["evidence"]}; {alarm["remedy"]}', file=sys.stderr)
 
