@@ -44,7 +44,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', ('loss.objective=mse', 'vicreg.weight=1')),
         'cosine_sigreg': Variant('Can cosine distance with SIGReg?', ('loss.objective=cosine', 'sigreg.weight=0.05'))},
     'tokens': {
-        'patches': Variant('Are 3×3 patches as good as objects?', ('tokens.kind=patches',)),
+        'patches': Variant('Are 3×3 patches as good as objects? (their nine colours are read as bits, which is weaker than an identity)', ('tokens.kind=patches',)),
         'cells': Variant('Is a token for each cell?', ('tokens.kind=cells',))},
     'negatives': {
         'no_counterfactuals': Variant('What are outputs of other programs on the same input worth?', ('training.counterfactuals=0',)),

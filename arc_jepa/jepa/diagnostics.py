@@ -86,7 +86,7 @@ def lidar(z: np.ndarray, classes: np.ndarray, delta: float = 1e-4, epsilon: floa
 def _unit(z: np.ndarray) -> np.ndarray: return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 def uniformity(z: np.ndarray, t: float = 2.0, most: int = 2048) -> float:
-    "log mean exp(−t‖x − y‖²) over pairs of different rows of z (N×D, normalised here), −2t·… to 0 (arXiv 2005.10242, section 4.1.2). Of more than `most` rows, so many are taken at random, always the same."
+    "log mean exp(−t‖x − y‖²) over pairs of different rows of z (N×D, normalised here), between −4t (all pairs opposite) and 0 (all rows equal) (arXiv 2005.10242, section 4.1.2). Of more than `most` rows, so many are taken at random, always the same."
     z = _unit(_rows(z))
     if len(z) > most: z = z[np.random.default_rng(0).permutation(len(z))[:most]]
     squared = np.clip(2 - 2 * z @ z.T, 0, None)
