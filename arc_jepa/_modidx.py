@@ -2244,6 +2244,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                          'arc_jepa.train.training.StopRequest._note': ( 'training.html#stoprequest._note',
                                                                                         'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainConfig': ('training.html#trainconfig', 'arc_jepa/train/training.py'),
+                                         'arc_jepa.train.training.TrainConfig._held_out_stays_held_out': ( 'training.html#trainconfig._held_out_stays_held_out',
+                                                                                                           'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainConfig._one_source': ( 'training.html#trainconfig._one_source',
                                                                                               'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainConfig._views_need_grids': ( 'training.html#trainconfig._views_need_grids',

@@ -218,3 +218,8 @@ def test_scores_are_those_of_retrieval_and_questions_hold(file):
         made = [run_program(program, question.input) for program in question.programs]
         assert len(made) == 32 and all(np.array_equal(grid, candidate) for grid, candidate in zip(made, question.candidates))
         assert len({(grid.shape, grid.tobytes()) for grid in question.candidates}) == 32
+
+
+def test_other_colours_would_make_held_out_programs():
+    with pytest.raises(ValueError, match='palette_permutation would turn programs of dataset_triples into programs that are held out'):
+        TrainConfig(dataset_triples=Path('triples.jsonl'), augmentations=dict(palette_permutation=True), training=dict(pairs=2))

@@ -247,14 +247,14 @@ def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: in
     tables = score_tables(jepa, synthetic, easy, hard, counted)
     untrained = Jepa.untrained(jepa.config).to(str(jepa.device))
     ours, control = measure(jepa, synthetic, easy, hard, probes, tables), measure(untrained, synthetic, easy, hard, probes, score_tables(untrained, synthetic, easy, hard, counted))
-    table = {name: _question_row(name, ours[name], control[name], questions, counted) for name, questions in sets.items()} | {name: _probe_row(name, ours, control, *probe) for name, probe in probes.items()}
+    table = {name: _question_row(name, ours[name], control[name], questions, counted) for name, questions in sets.items()} | {name: _probe_row(name, ours, control, *probe, jepa.config.tokens) for name, probe in probes.items()}
     if probes: table['effective_rank'] = dict(latent=dict(value=round(ours['effective_rank']['latent'], 2)), floors=dict(untrained=round(control['effective_rank']['latent'], 2)), n=len(probes['op_probe_all'][0]))
     grouped = dict(by_length=by_group(tables, [str(n_steps(q.programs[0])) for q in synthetic]), by_kind=by_group(tables, [kind_of_program(q.programs[0]) for q in synthetic]))
     return dict(trained=jepa.trained, steps=jepa.steps, source=jepa.source, seed=seed, **{name: table[name] for name in (*MEASURES, 'effective_rank') if name in table}, **grouped)
 
-def _probe_row(name: str, ours: dict, control: dict, grids: PackedGrids, ops: np.ndarray) -> dict:
+def _probe_row(name: str, ours: dict, control: dict, grids: PackedGrids, ops: np.ndarray, settings: TokenSettings) -> dict:
     "A probe beside its floors."
-    tokens, rows, judged = tokenize(grids), np.arange(0, len(grids), 2), ops[len(ops) // 2:]
+    tokens, rows, judged = tokenize(grids, settings), np.arange(0, len(grids), 2), ops[len(ops) // 2:]
     floors = dict(untrained=control[name]['latent'], statistics=op_probe(pair_statistics(grids, tokens, rows, rows + 1), ops), chance=float(np.bincount(judged).max() / len(judged)))
     return dict(latent=_entry(ours[name]['latent'], len(judged)), floors={k: round(v, 4) for k, v in floors.items()}, n=len(judged))
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..config import Config, write_atomic
 from ..dsl.ops import N_OPS, op_table_hash
-from ..dsl.program import ARRAY_SHAPE, N_WORDS
+from ..dsl.program import N_WORDS
 from ..grid import PackedGrids, Pair, Task, pack
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, covariance_term, ema_update, info_nce, invariance_loss,

@@ -89,6 +89,11 @@ class TrainConfig(JepaConfig):
         return JepaConfig(**{name: getattr(self, name) for name in JepaConfig.model_fields})
 
     @model_validator(mode='after')
+    def _held_out_stays_held_out(self) -> TrainConfig:
+        if self.augmentations.palette_permutation and self.dataset_triples: raise ValueError('augmentations.palette_permutation would turn programs of dataset_triples into programs that are held out from it; leave out one of the two')
+        return self
+
+    @model_validator(mode='after')
     def _views_need_grids(self) -> TrainConfig:
         if self.loss.invariance and self.pre_tokenized: raise ValueError('loss.invariance needs grids to make views of, and pre_tokenized shards have none; leave out one of the two')
         return self
