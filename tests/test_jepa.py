@@ -18,6 +18,7 @@ from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
 from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prepare
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
+from arc_jepa.threads import compute_threads
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, Trainer, TrainingConfig, read_metrics, train_jepa
 
@@ -64,6 +65,25 @@ def test_every_loss_has_a_gradient_where_it_should():
         found = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         assert found == parts, objective
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('overrides', [[], ['network.conditioning=film'], ['loss.demonstrations=0'], ['loss.demonstrations=0', 'loss.rule_program=0', 'loss.prior=0', 'loss.inverse=1']])
+def test_threads_change_neither_losses_nor_gradients(overrides):
+    "Each thread has its share of the tasks; a parameter that a share leaves out, or a gradient that is counted twice, would show."
+    batch, config, found = one_batch(64, 2), load_config(TrainConfig, 'jepa_tiny', overrides).model, []
+    for threads in (1, 2, 2, 3):
+        torch.manual_seed(0)
+        model = WorldModel(config)
+        torch.nn.init.normal_(model.encoder.body.relations.weight)
+        with compute_threads(threads):
+            losses = batch_losses(model, batch)
+            losses['total'].backward()
+        found.append((losses['total'].item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (alone, by_alone), (two, by_two), (again, by_again), (three, by_three) = found
+    assert two == again and all(torch.equal(by_two[name], by_again[name]) for name in by_two), 'which thread was first does not matter'
+    for total, gradients in ((two, by_two), (three, by_three)):
+        assert total == pytest.approx(alone, rel=1e-5)
+        for name in by_alone | gradients: torch.testing.assert_close(gradients.get(name, torch.zeros(1)), by_alone.get(name, torch.zeros(1)), rtol=2e-3, atol=2e-5, msg=lambda m: f'{name}: {m}')
 
 
 def test_chance_is_the_logarithm_of_the_candidates():

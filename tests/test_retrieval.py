@@ -11,7 +11,7 @@ from arc_jepa.evaluate.retrieval import (FLOORS, MEASURES, PROBE_OPS, compositio
 
 class Constant(Jepa):
     "The same latent, rule and prediction for everything."
-    def encode(self, grids): return np.ones((len(grids), 128), np.float32)
+    def encode_tokens(self, tokens): return np.ones((len(tokens), 128), np.float32)
     def rule(self, tasks): return np.ones((len(tasks), 128), np.float32)
     def predict(self, z, program=None, rule=None): return np.ones_like(z)
     def program_embedding(self, programs): return np.ones((*programs.shape[:-2], 64), np.float32)
@@ -41,6 +41,15 @@ def test_shuffled_labels_give_chance_in_the_probe():
     features = np.eye(26)[labels] @ rng.normal(size=(26, 40)) + 0.1 * rng.normal(size=(len(labels), 40))
     assert op_probe(features, labels) > 0.95
     assert op_probe(features, rng.permutation(labels)) < 0.08
+
+
+def test_the_probe_adds_and_does_not_compare():
+    "Whether two codes are equal is no sum of what each of them says, so the probe must not see it; a feature that compares them it does see."
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 8, (2, 4000))
+    codes, equal = np.concatenate([np.eye(8)[first], np.eye(8)[second]], 1), (first == second).astype(int)
+    often = max(equal.mean(), 1 - equal.mean())
+    assert op_probe(codes, equal) < often + 0.02 and op_probe(np.concatenate([codes, equal[:, None]], 1), equal) == 1
 
 
 def test_probe_tasks_are_balanced_and_differ_between_the_halves():

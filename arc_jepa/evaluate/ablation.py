@@ -17,7 +17,8 @@ from .retrieval import MEASURES, read_entry, retrieval_table
 from ..jepa.models import Jepa
 from ..jepa.shards import ShardError, Shards, write_shards
 from ..statistics import mean_interval
-from ..train.training import TrainConfig, Trainer, open_shards, torch_threads
+from ..threads import compute_threads
+from ..train.training import TrainConfig, Trainer, open_shards
 
 # %% auto #0
 __all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'SHOWN', 'Variant', 'choose_variants', 'variant_config', 'fit_schedule',
@@ -113,7 +114,7 @@ def train_within(config: TrainConfig, cpu_seconds: float, tell: Callable[[float,
     """Train for `cpu_seconds`; the trainer, and `{steps, planned_steps, tasks, cpu_s, avg_loss, stopped}`. `tell` hears CPU seconds and loss after each step.
 
     `stopped` is None, or why the run ended early: it was at `HARD_STOP` times its budget, or the gradient was not finite (the weights are then those before that step)."""
-    with torch_threads(config.training.threads):
+    with compute_threads(config.training.threads):
         planned = steps_within(config, cpu_seconds)
         trainer, losses, stopped = Trainer(fit_schedule(config, planned)), [], None
         began, spent = time.process_time(), 0.0
@@ -135,7 +136,7 @@ def measures_of(table: dict) -> dict[str, float]:
 def run_variant(config: TrainConfig, cpu_seconds: float, questions: int = 400, tell: Callable[[float, float], None] = lambda spent, loss: None) -> dict:
     "Train and measure: what `train_within` says, with `measures` and `floors`."
     trainer, record = train_within(config, cpu_seconds, tell)
-    with torch_threads(config.training.threads):
+    with compute_threads(config.training.threads):
         table = retrieval_table(Jepa(trainer.model, trained=True, steps=trainer.progress.step), n_tasks=questions, arc_tasks=questions // 2, probe_tasks=10 * questions)
     return record | dict(measures=measures_of(table), floors={name: table[name]['floors'] for name in (*MEASURES, 'effective_rank') if name in table})
 

@@ -258,10 +258,11 @@ def bench_train(steps: int = 4, repeats: int = 3, config=None) -> dict:
 
     `config`: a `TrainConfig`; None takes `jepa_cpu`."""
     from arc_jepa.config import load_config
-    from arc_jepa.train.training import TrainConfig, Trainer, torch_threads
+    from arc_jepa.threads import compute_threads
+    from arc_jepa.train.training import TrainConfig, Trainer
     trainer, clock, cpu = Trainer(config or load_config(TrainConfig, 'jepa_cpu')), [], []
     size = trainer.config.training.batch_size
-    with torch_threads(trainer.config.training.threads):
+    with compute_threads(trainer.config.training.threads):
         trainer.step()
         for _ in range(repeats):
             begin, begin_cpu = time.perf_counter(), time.process_time()

@@ -19,11 +19,11 @@ from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfi
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
 from ..jepa.diagnostics import effective_rank
 from ..jepa.models import HELD_OUT_SEED, Jepa
-from ..jepa.tokens import TokenSettings, join, pair_statistics, tokenize
+from ..jepa.tokens import TokenSettings, Tokens, join, pair_statistics, tokenize
 from ..statistics import as_number, wilson_interval
 
 # %% auto #0
-__all__ = ['PROBE_OPS', 'MEASURES', 'FLOORS', 'Tables', 'top1', 'Question', 'synthetic_questions', 'easy_questions',
+__all__ = ['PENALTIES', 'PROBE_OPS', 'MEASURES', 'FLOORS', 'Tables', 'top1', 'Question', 'synthetic_questions', 'easy_questions',
            'hard_questions', 'pixel_scores', 'statistics_scores', 'Latents', 'encode_questions', 'latent_scores',
            'tower_scores', 'fuse', 'op_probe', 'one_step_ops', 'most_used_ops', 'probe_pairs', 'score_tables',
            'measure', 'kind_of_program', 'by_group', 'retrieval_table', 'read_entry', 'above_floor', 'probe_summary',
@@ -147,14 +147,31 @@ def fuse(*tables: np.ndarray) -> np.ndarray:
     return sum(scaled)
 
 # %% ../../nbs/51_retrieval.ipynb #250020
-def op_probe(features: np.ndarray, ops: np.ndarray, ridge: float = 1.0) -> float:
-    "Accuracy on the second half of a linear classifier fitted to the first half; features N×D, ops int N."
+PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)      # of the squared weights of the probe, halved
+
+def _fit_softmax(x, y, n_classes: int, penalty: float):
+    "Weights D×n_classes with the least cross-entropy; `x` float N×D with a last column of ones, which is not held back."
+    import torch
+    weights = torch.zeros(x.shape[1], n_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, history_size=20, line_search_fn='strong_wolfe')
+    def loss():
+        optimizer.zero_grad()
+        total = torch.nn.functional.cross_entropy(x @ weights, y) + penalty / 2 * weights[:-1].square().sum()
+        total.backward()
+        return total
+    optimizer.step(loss)
+    return weights.detach()
+
+def op_probe(features: np.ndarray, ops: np.ndarray) -> float:
+    "Accuracy on the second half of softmax regression fitted to the first half; features N×D, ops int N. The penalty is the one of `PENALTIES` that is best on the last fifth of the first half."
+    import torch
     half = len(ops) // 2
-    x = (features - features[:half].mean(0)) / (features[:half].std(0) + 1e-6)
-    x = np.concatenate([x, np.ones((len(x), 1))], 1)
-    y = np.eye(ops.max() + 1)[ops]
-    w = np.linalg.solve(x[:half].T @ x[:half] + ridge * half / 100 * np.eye(x.shape[1]), x[:half].T @ y[:half])
-    return float(((x[half:] @ w).argmax(1) == ops[half:]).mean())
+    first = half * 4 // 5
+    scaled = (features - features[:half].mean(0)) / (features[:half].std(0) + 1e-6)
+    x, y, n_classes = torch.from_numpy(np.concatenate([scaled, np.ones((len(scaled), 1))], 1)).float(), torch.from_numpy(ops.astype(np.int64)), int(ops.max()) + 1
+    def accuracy(penalty, fitted, judged): return ((x[judged] @ _fit_softmax(x[fitted], y[fitted], n_classes, penalty)).argmax(1) == y[judged]).float().mean().item()
+    best = max(PENALTIES, key=lambda penalty: accuracy(penalty, slice(first), slice(first, half)))      # of equals the strongest
+    return accuracy(best, slice(half), slice(half, None))
 
 # %% ../../nbs/51_retrieval.ipynb #7edeeeb8
 PROBE_OPS = ('take', 'ray', 'recolour_all', 'replace', 'shift', 'drop_lines', 'crop_to_colour', 'flip_up_down', 'scale', 'bridge', 'drop', 'fill_background', 'repair_tiling',
@@ -194,8 +211,8 @@ def _one_step(n: int, seed: int) -> tuple[PackedGrids, np.ndarray]:
     return batch.grids, batch.programs[:, 0, 0].astype(int).repeat(2)
 
 def _probes(n: int, seed: int) -> dict[str, tuple[PackedGrids, np.ndarray]]:
-    "Data of both probes: up to 80 tasks a class, and n pairs over all operations."
-    return {'op_probe': probe_pairs(max(4, min(80, n // 50)), seed), 'op_probe_all': _one_step(n, seed)} if n else {}
+    "Data of both probes: up to 320 tasks a class, and n pairs over all operations."
+    return {'op_probe': probe_pairs(max(4, min(320, n // 12)), seed), 'op_probe_all': _one_step(n, seed)} if n else {}
 
 Tables = dict[str, dict[str, np.ndarray]]
 
@@ -208,13 +225,20 @@ def score_tables(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Quest
         found[name] = dict(latent=scores, fused=fuse(scores, statistics_scores(questions, jepa.config.tokens) if counted is None else counted[name]))
     return found
 
+def _statistics_of_pairs(grids: PackedGrids, tokens: Tokens) -> np.ndarray:
+    "float32 N/2×80 of grids that are input, output, input, …"
+    rows = np.arange(0, len(grids), 2)
+    return pair_statistics(grids, tokens, rows, rows + 1)
+
 def measure(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question], hard: Sequence[Question], probes: dict[str, tuple], tables: Tables | None = None) -> dict[str, dict[str, float]]:
     "Every measure for one model. `probes`: grids and operations by name of the probe; `tables`: its `score_tables`, where they are known."
     tables = tables or score_tables(jepa, synthetic, easy, hard)
     found = {name: {kind: top1(scores) for kind, scores in row.items()} for name, row in tables.items()}
     for name, (grids, ops) in probes.items():
-        z = jepa.encode(grids)
-        found[name] = dict(latent=op_probe(np.concatenate([z[::2], z[1::2]], 1), ops))
+        tokens = tokenize(grids, jepa.config.tokens)
+        z = jepa.encode_tokens(tokens)
+        latents = np.concatenate([z[::2], z[1::2]], 1)
+        found[name] = dict(latent=op_probe(latents, ops), fused=op_probe(np.concatenate([latents, _statistics_of_pairs(grids, tokens)], 1), ops))
         found['effective_rank'] = dict(latent=effective_rank(z))      # of the last one, which has all operations
     return found
 
@@ -236,7 +260,7 @@ def by_group(tables: Tables, groups: Sequence[str]) -> dict[str, dict[str, dict]
 def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: int = 200, probe_tasks: int = 4000, curriculum=None) -> dict:
     """All measures with floors and 95 % intervals, ready for JSON: `{measure: {latent, fused, floors: {untrained, statistics, pixels, chance}, n}}`, and the synthetic ones again in `by_length` and `by_kind`.
 
-    Synthetic tasks come from held-out seeds, real ones from ARC-1 training. `probe_tasks`: pairs for the probe over all operations; that over `PROBE_OPS` takes a fiftieth of it, at most 80, as tasks a class. `trained` says what kind of weights this was."""
+    Synthetic tasks come from held-out seeds, real ones from ARC-1 training. `probe_tasks`: pairs for the probe over all operations; that over `PROBE_OPS` takes a twelfth of it, at most 320, as tasks a class. `trained` says what kind of weights this was."""
     from arc_jepa.datasets import load_tasks
     synthetic = synthetic_questions(n_tasks, seed, curriculum=curriculum)
     real = [t for t in load_tasks('arc1/training') if t.tests[0].output is not None]
@@ -254,9 +278,9 @@ def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: in
 
 def _probe_row(name: str, ours: dict, control: dict, grids: PackedGrids, ops: np.ndarray, settings: TokenSettings) -> dict:
     "A probe beside its floors."
-    tokens, rows, judged = tokenize(grids, settings), np.arange(0, len(grids), 2), ops[len(ops) // 2:]
-    floors = dict(untrained=control[name]['latent'], statistics=op_probe(pair_statistics(grids, tokens, rows, rows + 1), ops), chance=float(np.bincount(judged).max() / len(judged)))
-    return dict(latent=_entry(ours[name]['latent'], len(judged)), floors={k: round(v, 4) for k, v in floors.items()}, n=len(judged))
+    judged = ops[len(ops) // 2:]
+    floors = dict(untrained=control[name]['latent'], untrained_fused=control[name]['fused'], statistics=op_probe(_statistics_of_pairs(grids, tokenize(grids, settings)), ops), chance=float(np.bincount(judged).max() / len(judged)))
+    return dict({kind: _entry(share, len(judged)) for kind, share in ours[name].items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(judged))
 
 def _question_row(name: str, ours: dict, control: dict, questions: Sequence[Question], counted: dict[str, np.ndarray]) -> dict:
     "A retrieval measure beside its floors."

@@ -5,8 +5,9 @@
 # %% ../../nbs/24_encoder.ipynb #210003
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from ..config import Config
 from ..dsl.program import MAX_ROWS
 from ..grid import MAX_SIDE
+from ..threads import in_threads, n_threads
 from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, MASKED_COLOUR, N_STATISTICS, RELATIONS, 
                                   SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, Tokens)
 
@@ -29,14 +31,14 @@ class NetworkConfig(Config):
     latent: int = 128           # z, program and rule embedding
     hidden: int = 256           # predictor and rule encoder
     predictor_layers: int = 3           # of the predictors that do not go by steps
-    predictor_expansion: int = 2        # hidden width of a block of the predictor, in `hidden`
+    predictor_expansion: int = 1        # hidden width of a block of the predictor, in `hidden`
     conditioning: Literal['steps', 'concat', 'film', 'adaln', 'cross_attention'] = 'steps'        # how a condition enters the predictor
     tower: int = 64             # the space in which rules and programs are compared
     statistics: bool = True     # does the rule encoder see the hand statistics
 
 # %% auto #0
 __all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'N_MEMORY', 'MODULATION', 'RULE_STEPS', 'NetworkConfig', 'token_rows', 'bits',
-           'TokenEmbedding', 'Block', 'TokenTransformer', 'to_tensors', 'Encoder', 'Condition', 'ProgramEncoder',
+           'TokenEmbedding', 'Layout', 'lay_out', 'Block', 'TokenTransformer', 'Encoder', 'Condition', 'ProgramEncoder',
            'RuleEncoder', 'PredictorBlock', 'run_steps', 'Predictor']
 
 # %% ../../nbs/24_encoder.ipynb #210005
@@ -45,9 +47,9 @@ _BINS = dict(colour=MASKED_COLOUR + 1, top=_SIDE, left=_SIDE, height=_SIDE, widt
 _STARTS = np.concatenate([[0], np.cumsum(list(_BINS.values()))])
 
 def token_rows(objects: Tensor, scene: Tensor) -> Tensor:
-    "int64 N×L×10: rows of the embedding table that an object selects. `objects` uint8 N×L×16, `scene` uint8 N×13."
+    "int64 K×10: rows of the embedding table that an object selects. `objects` uint8 K×16, `scene` uint8 K×13, of the grid that each is in."
     o = objects.long()
-    edges = scene[:, None, :2].long() - o[..., [TOP, LEFT]] - o[..., [HEIGHT, WIDTH]]
+    edges = scene[..., :2].long() - o[..., [TOP, LEFT]] - o[..., [HEIGHT, WIDTH]]
     parts = [o[..., COLOUR:LOG_AREA], o[..., LOG_AREA:LOG_AREA + 1] >> 3, o[..., HOLES:HOLES + 1].clamp(max=15), o[..., BORDER:MASK], edges.clamp(min=0)]
     return torch.cat(parts, -1) + torch.from_numpy(_STARTS[:-1]).to(o.device)
 
@@ -61,7 +63,7 @@ def _add_masked_row(module: nn.Module, state: dict[str, Tensor], prefix: str, *r
     if old is not None and len(old) == len(new) - 1: state[prefix + 'table.weight'] = torch.cat([old[:row], new[row:row + 1].to(old), old[row:]])
 
 class TokenEmbedding(nn.Module):
-    "Bytes to vectors: one for each object, one for the whole grid in front of them."
+    "Bytes to vectors: one for each object, one for each grid."
     def __init__(self, width: int):
         super().__init__()
         self.table = nn.EmbeddingBag(int(_STARTS[-1]), width, mode='sum')
@@ -70,20 +72,52 @@ class TokenEmbedding(nn.Module):
         for table in (self.table, self.size): nn.init.normal_(table.weight, std=0.3)
         self.register_load_state_dict_pre_hook(_add_masked_row)
 
-    def forward(self, objects: Tensor, scene: Tensor) -> Tensor:
-        "uint8 N×L×16 and N×13 to float N×(1+L)×width."
-        n, length, _ = objects.shape
-        rows = token_rows(objects, scene)
-        tokens = self.table(rows.flatten(0, 1)).view(n, length, self.mask.out_features) + self.mask(bits(objects[..., MASK:]).flatten(-2))
+    def forward(self, objects: Tensor, scene: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        "uint8 K×16 and N×13 to float N×width for the grids and K×width for the objects; object k is in grid `owner[k]`."
+        tokens = self.table(token_rows(objects, scene[owner])) + self.mask(bits(objects[:, MASK:]).flatten(-2))
         share, size = scene[:, SCENE_SHARE:].float() / 255, scene[:, :2].long()
         count = torch.log2(1 + scene[:, SCENE_OBJECTS:SCENE_SHARE].float()) / 4
         whole = torch.cat([share, (share > 0).float(), count, size.float() / 15, (size[:, :1] == size[:, 1:]).float()], -1)
-        head = self.scene(whole) + self.size(size + torch.tensor([0, _SIDE], device=size.device))
-        return torch.cat([head.unsqueeze(1), tokens], 1)
+        return self.scene(whole) + self.size(size + torch.tensor([0, _SIDE], device=size.device)), tokens
 
 # %% ../../nbs/24_encoder.ipynb #210008
+GROUP_ENDS = (1, 2, 3, 4, 6, 8, 11, 16, 24, 64, 128, 256, 512)     # objects; a group is padded to its longest member
+_NO_TOKEN = 256                                                     # in place of a relation: there is nothing to attend to
+
+@dataclass
+class Layout:
+    "Tokens of N grids with K objects as one list of M places, the grid's own token in front of its objects; padding is nobody's."
+    objects: Tensor             # uint8 K×16
+    scene: Tensor               # uint8 N×13, grids in the order of the list, as `owner` counts them
+    owner: Tensor               # int64 K, of which grid
+    place: Tensor               # int64 N+K, of all grids and then all objects
+    order: Tensor               # int64 N, which grid of the tokens is the first of the list, the second …
+    count: Tensor               # int64 N, objects
+    shapes: list[tuple[int, int, int]]     # of each group: grids, places that ask (1: all ask alike), places of a grid
+    relations: Tensor           # int64, byte of relations or `_NO_TOKEN` for each pair of places, group after group
+
+def lay_out(tokens: Tokens, device: torch.device | str = 'cpu') -> Layout:
+    "Sort the grids into groups and give every token its place."
+    counts = tokens.count.astype(np.int64)
+    group = np.searchsorted(GROUP_ENDS, counts)
+    order = np.argsort(group, kind='stable')
+    shapes, relations = [], []
+    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        longest = int(counts[rows].max(initial=0))
+        own = tokens.relations[rows, :longest, :longest]
+        pairs = np.zeros((len(rows), 1 + own.shape[1], 1 + longest), np.int64)
+        if own.shape[1]: pairs[:, 1:, 1:] = own
+        pairs[:, :, 1:][np.broadcast_to((np.arange(longest) >= counts[rows, None])[:, None], pairs[:, :, 1:].shape)] = _NO_TOKEN
+        shapes.append(pairs.shape); relations.append(pairs.ravel())
+    counts, places = counts[order], np.repeat([s for _, _, s in shapes], [n for n, _, _ in shapes])
+    start, owner = np.cumsum(places) - places, np.arange(len(counts)).repeat(counts)
+    within = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+    arrays = tokens.objects[order[owner], within], tokens.scene[order], owner, np.concatenate([start, start[owner] + 1 + within]), order, counts
+    return Layout(*(torch.from_numpy(a).to(device) for a in arrays), shapes, torch.from_numpy(np.concatenate(relations)).to(device))
+
+# %% ../../nbs/24_encoder.ipynb #eb665447
 class Block(nn.Module):
-    "Pre-norm attention and feed-forward; `bias` is added to the attention scores."
+    "Pre-norm attention and feed-forward over a list of tokens."
     def __init__(self, width: int, heads: int, expansion: int):
         super().__init__()
         self.heads = heads
@@ -91,16 +125,21 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.hidden = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        "`x` N×S×width, `bias` N×heads×S×S."
-        n, s, w = x.shape
-        q, k, v = self.qkv(self.norm_attention(x)).view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(q @ k.transpose(-1, -2) * (w // self.heads) ** -0.5 + bias, -1)
-        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, s, w))
+    def forward(self, x: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        "`x` M×width; `biases` of the attention scores, n·heads×S×S for each group of n grids with S places (n·heads×1×S: the same for all that ask)."
+        qkv = self.qkv(self.norm_attention(x))
+        parts = qkv.split([len(bias) // self.heads * bias.shape[-1] for bias in biases])
+        x = x + self.out(torch.cat([self._attend(part, bias) for part, bias in zip(parts, biases)]))
         return x + self.hidden(self.norm_hidden(x))
 
+    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        n, s, w = len(bias) // self.heads, bias.shape[-1], qkv.shape[-1] // 3
+        q, k, v = qkv.view(n, s, 3, self.heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)                        # n·heads×S×width/heads each
+        scores = torch.baddbmm(bias.expand(-1, s, -1), q, k.transpose(1, 2), alpha=(w // self.heads) ** -0.5)
+        return (torch.softmax(scores, -1) @ v).view(n, self.heads, s, -1).transpose(1, 2).reshape(n * s, w)
+
 class TokenTransformer(nn.Module):
-    "Tokens of N grids to one vector of 2·width a grid (the scene token beside the mean of the objects), and the M objects in use, M×width."
+    "A `Layout` of N grids with K objects to one vector of 2·width a grid (its own token beside the mean of its objects), in the order of the tokens, and the objects, K×width, in that of the layout."
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.layers, self.heads = config.layers, config.heads
@@ -110,24 +149,24 @@ class TokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         nn.init.zeros_(self.relations.weight)
 
-    def forward(self, objects: Tensor, count: Tensor, scene: Tensor, relations: Tensor) -> tuple[Tensor, Tensor]:
-        n, length = objects.shape[:2]
-        real = torch.arange(length, device=count.device) < count[:, None]
-        bias = F.pad(self.relations(bits(relations, len(RELATIONS))).permute(0, 3, 1, 2), (1, 0, 1, 0))
-        bias = bias.masked_fill(~F.pad(real, (1, 0), value=True)[:, None, None], float('-inf')).view(n, self.layers, self.heads, -1, length + 1)     # one row for all where there are no relations
-        x = self.embed(objects, scene)
-        for i, block in enumerate(self.blocks): x = block(x, bias[:, i])
-        x = self.norm(x)
-        mean = (x[:, 1:] * real.unsqueeze(-1)).sum(1) / count.clamp(min=1).unsqueeze(-1)
-        return torch.cat([x[:, 0], mean], -1), x[:, 1:][real]
+    def biases(self, layout: Layout) -> list[list[Tensor]]:
+        "For each layer, what `Block` takes."
+        table = self.relations(bits(torch.arange(_NO_TOKEN, dtype=torch.uint8, device=layout.relations.device), len(RELATIONS)))
+        table = F.pad(table, (0, 0, 0, 1), value=float('-inf'))
+        parts = F.embedding(layout.relations, table).split([n * a * s for n, a, s in layout.shapes])
+        parts = [part.view(n, a, s, self.layers, self.heads).permute(3, 0, 4, 1, 2).flatten(1, 2) for part, (n, a, s) in zip(parts, layout.shapes)]
+        return [[part[i] for part in parts] for i in range(self.layers)]
+
+    def forward(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        grids, objects = self.embed(layout.objects, layout.scene, layout.owner)
+        x = grids.new_zeros(sum(n * s for n, _, s in layout.shapes), grids.shape[1]).index_copy(0, layout.place, torch.cat([grids, objects]))
+        for block, biases in zip(self.blocks, self.biases(layout)): x = block(x, biases)
+        grids, objects = self.norm(x.index_select(0, layout.place)).split([len(grids), len(objects)])
+        total = torch.zeros_like(grids).scatter_add(0, layout.owner[:, None].expand_as(objects), objects)
+        found = torch.cat([grids, total / layout.count.clamp(min=1)[:, None]], -1)
+        return torch.empty_like(found).index_copy(0, layout.order, found), objects
 
 # %% ../../nbs/24_encoder.ipynb #210010
-GROUP_ENDS = (1, 2, 3, 4, 6, 8, 11, 16, 24, 64, 128, 256, 512)     # tokens; a group is padded to its longest member
-
-def to_tensors(tokens: Tokens, device: torch.device | str = 'cpu') -> list[Tensor]:
-    "The four inputs of `TokenTransformer`."
-    return [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (tokens.objects, tokens.count, tokens.scene, tokens.relations)]
-
 class Encoder(nn.Module):
     "Tokens of N grids to latents, float N×latent, not normalised."
     def __init__(self, config: NetworkConfig):
@@ -137,13 +176,14 @@ class Encoder(nn.Module):
                                   nn.GELU(), nn.Linear(config.hidden, config.latent))
 
     def features(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        "float N×2·width, before the head, and the objects of all grids, M×width, in no particular order."
-        groups = np.searchsorted(GROUP_ENDS, tokens.count)
-        rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-        device = self.head[1].weight.device
-        found, objects = map(torch.cat, zip(*(self.body(*to_tensors(tokens.select(r), device)) for r in rows)))
-        back = torch.from_numpy(np.argsort(np.concatenate(rows), kind='stable')).to(device)
-        return found.index_select(0, back), objects
+        "float N×2·width, before the head, and the objects of all grids, K×width, in no particular order."
+        device, n = self.head[1].weight.device, len(tokens)
+        parts = n_threads() if device.type == 'cpu' and n >= 32 * n_threads() else 1
+        if parts == 1: return self.body(lay_out(tokens, device))
+        rows = np.argsort(tokens.count, kind='stable')
+        rows = [rows[i::parts] for i in range(parts)]               # dealt out by length: the parts are equally long
+        found, objects = map(torch.cat, zip(*in_threads(lambda own: self.body(lay_out(tokens.select(own))), [(own,) for own in rows], self.body.parameters())))
+        return torch.empty_like(found).index_copy(0, torch.from_numpy(np.concatenate(rows)), found), objects
 
     def whole(self, features: Tensor) -> Tensor:
         "Features N×2·width to latents, in full precision even under autocast: outputs of similar programs differ in the third digit."
@@ -174,11 +214,12 @@ class ProgramEncoder(nn.Module):
         self.whole = nn.Sequential(nn.Linear(MAX_ROWS * step, config.hidden), nn.LayerNorm(config.hidden), nn.GELU(), nn.Linear(config.hidden, config.latent))
 
     def forward(self, programs: Tensor) -> Condition:
-        programs = programs.long()
-        rows = programs[..., 1:3] + 1 + torch.tensor([0, N_ARGUMENTS + 1], device=programs.device)
-        steps = self.op(programs[..., 0]) + self.place(programs[..., 3]) + self.arguments(rows.flatten(0, -2)).view(*programs.shape[:-1], self.op.embedding_dim)
+        used = programs[..., 0] > 0
+        rows = programs[used].long()        # K×4, of all programs one after the other
+        steps = self.op(rows[:, 0]) + self.place(rows[:, 3]) + self.arguments(rows[:, 1:3] + 1 + torch.tensor([0, N_ARGUMENTS + 1], device=rows.device))
         steps = self.step(steps)
-        return Condition(self.whole(steps.flatten(-2)), steps, (programs[..., 0] > 0).sum(-1))
+        inside = steps.new_zeros(used.numel(), steps.shape[1]).index_copy(0, used.flatten().nonzero()[:, 0], steps)
+        return Condition(self.whole(inside.view(*used.shape[:-1], -1)), inside.view(*used.shape, -1), used.sum(-1))
 
 # %% ../../nbs/24_encoder.ipynb #210021
 class RuleEncoder(nn.Module):
@@ -271,18 +312,28 @@ class Predictor(nn.Module):
 
     def forward(self, z: Tensor, condition: Condition | Tensor) -> Tensor:
         "`z` …×latent; the condition is broadcast against it, so one program may serve many inputs."
-        c = self.condition(condition.whole if isinstance(condition, Condition) else condition)
-        x = self.enter(z)
-        if self.by_steps: x = self._by_steps(x, c, condition)
-        for block in self.blocks: x = block(x, c)
+        return self.together([(z, condition)])[0]
+
+    def together(self, asked: Sequence[tuple[Tensor, Condition | Tensor]]) -> list[Tensor]:
+        "What `forward` says to each (z, condition), in one go where the condition is read by steps."
+        read = [self.condition(c.whole if isinstance(c, Condition) else c) for _, c in asked]
+        if self.by_steps: return self._by_steps([z for z, _ in asked], read, [self._steps(c, told) for (_, c), told in zip(asked, read)])
+        return [self._out(z, reduce(lambda x, block: block(x, c), self.blocks, self.enter(z))) for (z, _), c in zip(asked, read)]
+
+    def _out(self, z: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False): return z + self.leave(self.norm(x.float()))
 
-    def _by_steps(self, x: Tensor, c: Tensor, condition: Condition | Tensor) -> Tensor:
-        if isinstance(condition, Condition):
-            count = condition.count
-            steps = self.step(condition.steps[torch.arange(MAX_ROWS, device=count.device) < count[..., None]])
-        else: count, steps = torch.full(c.shape[:-1], RULE_STEPS, device=c.device), (c[..., None, :] + self.rule).flatten(0, -2)
-        shape = torch.broadcast_shapes(x.shape[:-1], count.shape)
-        owner = torch.arange(count.numel(), device=c.device).view(count.shape).expand(shape).reshape(-1)
-        x = x.expand(*shape, x.shape[-1]).reshape(-1, x.shape[-1])
-        return run_steps(self.step_block.advance, x, self.step_block.condition(steps), count.flatten(), owner).view(*shape, x.shape[-1])
+    def _steps(self, condition: Condition | Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        "Steps of all programs one after the other, K×hidden, and how many each has, int64 …; a rule (`told`, …×hidden) has `RULE_STEPS`."
+        if not isinstance(condition, Condition): return (told[..., None, :] + self.rule).flatten(0, -2), torch.full(told.shape[:-1], RULE_STEPS, device=told.device)
+        return self.step(condition.steps[torch.arange(MAX_ROWS, device=told.device) < condition.count[..., None]]), condition.count
+
+    def _by_steps(self, zs: list[Tensor], read: list[Tensor], steps: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        shapes, owners, first = [torch.broadcast_shapes(z.shape[:-1], count.shape) for z, (_, count) in zip(zs, steps)], [], 0
+        for shape, (_, count) in zip(shapes, steps):
+            owners.append(torch.arange(first, first := first + count.numel(), device=count.device).view(count.shape).expand(shape).flatten())
+        z, owner = torch.cat([z.expand(*shape, -1).reshape(-1, z.shape[-1]) for z, shape in zip(zs, shapes)]), torch.cat(owners)
+        x = run_steps(self.step_block.advance, self.enter(z), self.step_block.condition(torch.cat([s for s, _ in steps])), torch.cat([count.flatten() for _, count in steps]), owner)
+        last = self.blocks[0]
+        x = last.advance(x, last.condition(torch.cat([c.reshape(-1, c.shape[-1]) for c in read])).index_select(0, owner))
+        return [part.view(*shape, z.shape[-1]) for part, shape in zip(self._out(z, x).split([len(o) for o in owners]), shapes)]

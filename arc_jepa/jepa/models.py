@@ -22,6 +22,7 @@ from ..config import Config, write_atomic
 from ..dsl.ops import N_OPS, op_table_hash
 from ..dsl.program import N_WORDS
 from ..grid import PackedGrids, Pair, Task, pack
+from ..threads import in_threads, n_threads
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, covariance_term, ema_update, info_nce, invariance_loss,
                                        inverse_dynamics_loss, op_log_probabilities, prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions,
@@ -57,9 +58,9 @@ class JepaConfig(Config):
 # %% auto #0
 __all__ = ['OBJECTIVES', 'REGULARISERS', 'HELD_OUT_SEED', 'RELATION_TEMPERATURE', 'RULE_OBJECTIVES', 'WEIGHTS', 'DESCRIPTION',
            'JepaConfig', 'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op',
-           'op_between', 'between_views', 'regularisers', 'batch_losses', 'JepaError', 'demonstration_pairs', 'Jepa',
-           'encode', 'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding', 'program_embedding',
-           'rank', 'save', 'load']
+           'op_between', 'between_views', 'regularisers', 'ask', 'batch_losses', 'JepaError', 'demonstration_pairs',
+           'Jepa', 'encode', 'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding',
+           'program_embedding', 'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 class WorldModel(nn.Module):
@@ -196,17 +197,32 @@ def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Te
 # %% ../../nbs/27_models.ipynb #e0b3a88e
 RULE_OBJECTIVES = {'demonstrations', 'rule_program', 'prior'}      # those that need the rule of other pairs; without them it is not inferred
 
+def ask(model: WorldModel, e: Encoded, batch: Prepared, infer: bool, by_rule: bool) -> tuple[Tensor | None, ...]:
+    """Predictions by program, by the counterfactual programs and by rule (T×P×D, T×C×D, T×P×D), the rules T×P×D, and the embedded programs T×D and T×C×D. Without `infer` there are no rules, without `by_rule` nothing is asked by them; both are None then.
+
+    Tasks have nothing to do with each other here: threads take some of them each."""
+    def some(z_in, z_out, statistics, weights, programs, others):
+        n, c, _, _ = others.shape
+        program = model.programs(torch.cat([programs, others.flatten(0, 1)]))
+        own, other = program[:n], program[n:]
+        rule = model.rules(z_in, z_out, statistics, weights) if infer else z_in[:, :0]
+        asked = [(z_in, own[:, None]), (z_in[:, -1:].expand(-1, c, -1).flatten(0, 1), other), *([(z_in, rule)] if by_rule else [])]
+        predicted, of_others, *inferred = model.predictor.together(asked)
+        return predicted, of_others.view(n, c, z_in.shape[-1]), inferred[0] if by_rule else z_in[:, :0], rule, own.whole, other.whole.view(n, c, z_in.shape[-1])
+    tasks, n = [e.z_in, e.z_out, batch.statistics, batch.weights, batch.programs, batch.others], len(e.z_in)
+    parts = n_threads() if e.z_in.device.type == 'cpu' and n >= 8 * n_threads() else 1
+    found = in_threads(some, list(zip(*(x.tensor_split(parts) for x in tasks))), [p for part in (model.programs, model.rules, model.predictor) for p in part.parameters()])
+    found = [torch.cat(x) for x in zip(*found)]
+    return *found[:2], found[2] if by_rule else None, found[3] if infer else None, *found[4:]
+
 def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str, Tensor]:
     """`total` and, for each objective that weighs something, its loss (nats) and `…/chance`, for each regulariser its value and `…/healthy`. `step` draws SIGReg's directions.
 
     `same_input` only where there are counterfactuals, and by rule only where `demonstrations` weighs something. In training mode the queue takes in the outputs and the quantizer learns."""
-    weights, e = model.weights(), encode_batch(model, batch)
-    program, other = model.programs(batch.programs), model.programs(batch.others)
-    rule = model.rules(e.z_in, e.z_out, batch.statistics, batch.weights) if weights.keys() & RULE_OBJECTIVES else None
-    by_program, by_other = model.predictor(e.z_in, program[:, None]), model.predictor(e.z_in[:, -1:], other)
-    found = prediction_losses(model, e, by_program, by_other, model.predictor(e.z_in, rule) if 'demonstrations' in weights else None)
-    n = len(batch.programs)
-    if 'rule_program' in weights: found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(program.whole), model.program_tower(other.whole).flatten(0, 1),
+    weights, e, n = model.weights(), encode_batch(model, batch), len(batch.programs)
+    by_program, by_other, by_rule, rule, own, other = ask(model, e, batch, bool(weights.keys() & RULE_OBJECTIVES), 'demonstrations' in weights)
+    found = prediction_losses(model, e, by_program, by_other, by_rule)
+    if 'rule_program' in weights: found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(own), model.program_tower(other.flatten(0, 1)),
                                                                          batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
     if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)

@@ -5,7 +5,6 @@
 # %% ../../nbs/31_training.ipynb #310003
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import signal
@@ -13,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,13 +31,14 @@ from ..jepa.augmentations import AugmentationConfig, augment_prepared, permute_t
 from ..jepa.diagnostics import diagnose, diagnostic_tags
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
+from ..threads import compute_threads
 from ..jepa.tokens import Prepared, tokenize, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
 __all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized',
-           'TrainConfig', 'learning_rate', 'torch_threads', 'open_shards', 'open_triples', 'Trainer', 'metrics_row',
-           'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
+           'TrainConfig', 'learning_rate', 'open_shards', 'open_triples', 'Trainer', 'metrics_row', 'Log',
+           'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -58,7 +59,7 @@ class TrainingConfig(Config):
     counterfactuals: int = Field(4, ge=0, description='outputs of other programs on the last input, a task')
     seed: int = Field(0, ge=0, lt=HELD_OUT_SEED - 1, description='seeds from there on are for validation and measuring')
     device: Literal['cpu', 'cuda'] = Field('cpu', description='where the network computes; tasks are sampled and tokenised on the CPU in both cases')
-    threads: int = Field(2, ge=1, description='of torch; part of what makes two runs bitwise equal')
+    threads: int = Field(2, ge=1, description='that compute at once; part of what makes two runs bitwise equal')
     keep: int = Field(3, ge=1, description='checkpoints that stay on disk')
     prediction_metrics: bool = Field(False, description='measure at the end, for metrics.json, how well the effect of programs is predicted')
 
@@ -119,15 +120,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     after = max(0, step - o.warmup_steps) / max(1, config.steps - o.warmup_steps)
     return o.lr * warm * 0.5 * (1 + math.cos(math.pi * min(after, 1)))
 
-# %% ../../nbs/31_training.ipynb #310010
-@contextlib.contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    "Inside the block torch computes on `n` threads, behind it on as many as before."
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
-
 # %% ../../nbs/31_training.ipynb #310036
 def open_shards(config: TrainConfig) -> Shards | None:
     "The shards that the config names, if any. Raises `ShardError`, with the difference, where they were made of something else or cannot give such batches."
@@ -162,6 +154,7 @@ class Trainer:
         groups = [dict(params=decayed, weight_decay=o.weight_decay), dict(params=rest, weight_decay=0.0), dict(params=warm, weight_decay=0.0, factor=o.temperature_factor)]
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.progress = Progress()
+        self._maker, self._coming = ThreadPoolExecutor(1), {}      # a batch is a function of its number, so it does not matter when it is made
         parts = dict(model=self.model, optimizer=self.optimizer, progress=self.progress, random=self.random)
         self.shards, self.triples = open_shards(config), open_triples(config)
         meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.tokens), shards=self.shards.checksum if self.shards else None, triples=self.triples[0].triples.content_hash if self.triples else None)     # weights mean nothing under another table
@@ -193,7 +186,7 @@ class Trainer:
         for group in self.optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
         self.optimizer.zero_grad()
         with self.random:
-            losses = batch_losses(self.model, self.batch(step), step)
+            losses = batch_losses(self.model, self._taken(step), step)
             losses['total'].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
         if not torch.isfinite(norm): raise FloatingPointError(f'step {step}: the gradient is not finite (losses { {k: v.item() for k, v in losses.items()} })')
@@ -202,6 +195,12 @@ class Trainer:
         self.progress.step += 1
         self.progress.tasks += self.config.training.batch_size
         return {**losses, 'gradient_norm': norm}
+
+    def _taken(self, step: int) -> Prepared:
+        "The batch of this step; the next one is made in another thread while the network computes."
+        batch = self._coming.pop(step).result() if step in self._coming else self.batch(step)
+        self._coming = {step + 1: self._maker.submit(self.batch, step + 1)} if step + 1 < self.config.steps else {}
+        return batch
 
     @torch.no_grad()
     def validate(self, batches: int = 3) -> dict[str, float]:
@@ -328,7 +327,7 @@ def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Pa
     """Train to `config.steps` in `run_dir`. `resume=True` goes on from the newest valid checkpoint (or starts), a path from that one.
 
     `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130. Raises `DirectoryInUse` where another process trains."""
-    with only_one(run_dir), torch_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress)
+    with only_one(run_dir), compute_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress)
 
 def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_seconds: float | None, progress: bool) -> TrainResult:
     trainer = Trainer(config)
