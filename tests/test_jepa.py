@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from arc_jepa.config import load_config
+from arc_jepa.config import config_names, load_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
@@ -235,7 +235,7 @@ def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(ValueError, match='training.device is cuda, and torch sees no GPU here; set training.device=cpu'): Trainer(load_config(TrainConfig, 'jepa_pretrain_gpu'))
 
 
-@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8 keeps wrong answers'),
+@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
                                            (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned')])
 def test_objectives_that_cannot_learn_are_refused(loss, message):
     with pytest.raises(ValueError, match=message): JepaConfig(loss=loss)
@@ -251,3 +251,19 @@ def test_an_averaged_encoder_gives_all_candidates_and_no_gradient():
     before = [p.clone() for p in model.target.parameters()]
     model.update_target()
     for old, new, source in zip(before, model.target.parameters(), model.encoder.parameters()): assert torch.allclose(new, 0.9 * old + 0.1 * source, atol=1e-6)
+
+
+@pytest.mark.parametrize('changed, message', [(dict(loss=dict(objective='mse', same_input=0.5)), 'loss.same_input=0.5: about wrong answers, and loss.objective=mse has none'),
+                                              (dict(loss=dict(objective='cosine', input_negatives=False, queue_size=8)), 'loss.input_negatives=false, loss.queue_size=8: '),
+                                              (dict(network=dict(predictor_layers=5)), 'network.predictor_layers=5: network.conditioning=steps .* leave it out')])
+def test_a_setting_that_nothing_reads_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message): JepaConfig(sigreg=dict(weight=0.05), **changed)
+
+
+def test_defaults_that_nothing_reads_stay_silent():
+    for loss in (dict(objective='mse'), dict(objective='mse', same_input=0)):
+        config = JepaConfig(loss=loss, sigreg=dict(weight=0.05))
+        assert JepaConfig.model_validate_json(config.model_dump_json()) == config, 'as a saved config, with all defaults written out'
+    JepaConfig(network=dict(predictor_layers=5, conditioning='film'))
+    for name in config_names():
+        if name.startswith('jepa_') and name != 'jepa_50k': load_config(TrainConfig, name)      # that one is a curriculum

@@ -45,7 +45,18 @@ class JepaConfig(Config):
     @model_validator(mode='after')
     def _something_is_learned(self) -> JepaConfig:
         if not any(getattr(self.loss, name) for name in OBJECTIVES): raise ValueError('all objectives of `loss` weigh 0 and nothing would be learned; give one of them a weight, such as loss.program=1')
-        if self.loss.objective != 'infonce' and self.loss.queue_size: raise ValueError(f'loss.queue_size={self.loss.queue_size} keeps wrong answers, and loss.objective={self.loss.objective} has none; set loss.queue_size=0')
+        return self
+
+    @model_validator(mode='after')
+    def _every_setting_counts(self) -> JepaConfig:
+        "What nothing reads is refused once it is changed. Defaults are not: a saved config spells them all out."
+        def changed(part: Config, name: str) -> bool: return getattr(part, name) != type(part).model_fields[name].default
+        loss, network = self.loss, self.network
+        idle = [name for name in ('same_input', 'input_negatives', 'queue_size') if changed(loss, name) and (name != 'same_input' or loss.same_input)]      # without weight, same_input says what happens
+        if idle and loss.objective != 'infonce':
+            raise ValueError(f'{", ".join(f"loss.{name}={json.dumps(getattr(loss, name))}" for name in idle)}: about wrong answers, and loss.objective={loss.objective} has none; leave out what is about them, or set loss.objective=infonce')
+        if network.conditioning == 'steps' and changed(network, 'predictor_layers'):
+            raise ValueError(f'network.predictor_layers={network.predictor_layers}: network.conditioning=steps has as many layers as the program has steps; leave it out, or set network.conditioning to concat, film, adaln or cross_attention')
         return self
 
     @model_validator(mode='after')
