@@ -1,5 +1,6 @@
 """Augmentations: the label stays true, the same change in a whole task, another one in each step; and tokens of other kinds."""
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from arc_jepa.jepa.augmentations import (AugmentationConfig, augment_prepared, c
 from arc_jepa.jepa.encoder import Encoder, NetworkConfig, token_rows
 from arc_jepa.jepa.tokens import (COLOUR, HEIGHT, LEFT, MASK, MASKED_COLOUR, OUTSIDE, OVERFLOW_COLOUR, PATCH_SIDES, SAME_COLOUR, SAME_SHAPE, TOP, WIDTH, TokenSettings, join, pair_statistics, prepare,
                                   tokenize, tokenizer_hash)
+from arc_jepa.train.training import TrainConfig
 
 TASKS, PAIRS, OTHERS = 512, 4, 3
 HASH_OF_OBJECTS = '0e15a7b0e539831e'       # from before there were other kinds
@@ -279,3 +281,16 @@ def test_training_losses_of_other_kinds():
         total = batch_losses(WorldModel(JepaConfig(tokens=settings)).train(), prepare_augmented(small, settings, AugmentationConfig(palette_permutation=True), rng()))['total']
         total.backward()
         assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize('settings, message', [(dict(augmentations=dict(mask_ratio=0.2), tokens=dict(kind='cells')), 'augmentations.mask_ratio=0.2 .* tokens.kind=cells makes none; set augmentations.mask_ratio=0, or tokens.kind=objects'),
+                                               (dict(pre_tokenized=dict(path=Path('shards')), tokens=dict(kind='patches')), 'tokens.kind=patches makes none; set tokens.kind=objects'),
+                                               (dict(pre_tokenized=dict(path=Path('shards')), tokens=dict(background=3), augmentations=dict(palette_permutation=True)), 'tokens.background=3; right would be 0 or -1')])
+def test_what_the_first_step_would_refuse_is_refused_by_the_config(settings, message):
+    with pytest.raises(ValueError, match=message): TrainConfig(**settings)
+
+
+def test_augmentations_that_fit_are_taken():
+    TrainConfig(augmentations=dict(mask_ratio=0.2))
+    TrainConfig(augmentations=dict(palette_permutation=True), tokens=dict(kind='cells', background=3))      # tasks are recoloured before they are tokens
+    TrainConfig(augmentations=dict(palette_permutation=True, mask_ratio=0.2), tokens=dict(background=-1), pre_tokenized=dict(path=Path('shards')))

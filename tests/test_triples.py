@@ -223,3 +223,14 @@ def test_scores_are_those_of_retrieval_and_questions_hold(file):
 def test_other_colours_would_make_held_out_programs():
     with pytest.raises(ValueError, match='palette_permutation would turn programs of dataset_triples into programs that are held out'):
         TrainConfig(dataset_triples=Path('triples.jsonl'), augmentations=dict(palette_permutation=True), training=dict(pairs=2))
+
+
+def test_relations_need_three_held_out_predictions(file, tmp_path):
+    by_program = {}
+    for line in file.read_text().splitlines(): by_program.setdefault(json.loads(line)['program']['text'], []).append(line)
+    few = [lines[:3] for lines in by_program.values() if len(lines) >= 3][:5]
+    (tmp_path / 'few.jsonl').write_text('\n'.join(line for lines in few for line in lines) + '\n')
+    def config(pairs, relational): return TrainConfig(dataset_triples=tmp_path / 'few.jsonl', loss=dict(RULES_OFF, relational=relational), training=dict(SMALL, batch_size=2, pairs=pairs))
+    with pytest.raises(DatasetError, match=r'1 groups of 2 triples .* are held out \(4 are to train on\) .* has 2 predictions at once, and loss.relational compares three or more; set loss.relational=0, or training.pairs=3'): Trainer(config(2, 0.5))
+    Trainer(config(2, 0)).validate(1)
+    Trainer(config(3, 0.5)).validate(1)

@@ -99,6 +99,15 @@ class TrainConfig(JepaConfig):
         return self
 
     @model_validator(mode='after')
+    def _augmentations_fit_the_tokens(self) -> TrainConfig:
+        mask, t = self.augmentations.mask_ratio, self.tokens
+        if mask and t.kind != 'objects': raise ValueError(f'augmentations.mask_ratio={mask:g} takes their identity from objects, and tokens.kind={t.kind} makes none; set augmentations.mask_ratio=0, or tokens.kind=objects')
+        if self.pre_tokenized and t.kind != 'objects': raise ValueError(f'pre_tokenized shards hold objects, and tokens.kind={t.kind} makes none; set tokens.kind=objects, or leave out pre_tokenized')
+        if self.pre_tokenized and self.augmentations.palette_permutation and t.background > 0:
+            raise ValueError(f'augmentations.palette_permutation cannot change colours in pre_tokenized shards whose background is a colour: tokens.background={t.background}; right would be 0 or -1 there, or augmentations.palette_permutation=false, or no pre_tokenized')
+        return self
+
+    @model_validator(mode='after')
     def _one_source(self) -> TrainConfig:
         if self.dataset_triples and self.pre_tokenized: raise ValueError('dataset_triples and pre_tokenized both say what to train on; leave out one of the two')
         if self.dataset_triples and self.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
@@ -145,6 +154,8 @@ def open_triples(config: TrainConfig) -> tuple[TripleBatches, TripleBatches] | N
     used = len(training.triples) + len(held_out.triples)
     if used < len(triples): print(f'{config.dataset_triples}: {len(triples) - used:,} of {len(triples):,} triples belong to programs with fewer than {t.pairs} (training.pairs) and are left out', file=sys.stderr)
     if training.n_groups < t.batch_size: raise DatasetError(f'{config.dataset_triples}: {training.n_groups} groups of {t.pairs} triples of one program to train on ({held_out.n_groups} are held out), and a batch takes {t.batch_size}; set training.batch_size to {training.n_groups} or less, or take more triples')
+    held_rows = min(t.batch_size, held_out.n_groups) * t.pairs     # never more than a training batch has
+    if config.loss.relational and held_rows < 3: raise DatasetError(f'{config.dataset_triples}: {held_out.n_groups} groups of {t.pairs} triples of one program are held out ({training.n_groups} are to train on) and training.batch_size is {t.batch_size}, so that validation has {held_rows} predictions at once, and loss.relational compares three or more; set loss.relational=0, or training.pairs=3, or take triples of more programs')
     if t.counterfactuals and not len(training.triples.others): raise DatasetError(f'{config.dataset_triples}: no outcome of another program on any input; set training.counterfactuals=0, or write triples with `arc-jepa triples --counterfactuals {t.counterfactuals}`')
     return training, held_out
 
