@@ -174,3 +174,14 @@ def test_tasks_of_a_manifest(tmp_path, monkeypatch):
 def test_a_base_that_cannot_be_varied():
     shards = override_config(BASE, {'pre_tokenized': {'path': 'somewhere'}})
     with pytest.raises(ConfigError, match='invariance'): variant_config(shards, 'invariance_colour')
+
+
+def test_triples_are_known_by_their_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, 'run_variant', invented)
+    here, elsewhere = tmp_path/'triples.jsonl', tmp_path/'elsewhere.jsonl'
+    here.write_text('{"a": 1}\n'); elsewhere.write_text('{"a": 1}\n')
+    def ask(path): return run_ablation(override_config(SMALL, {'dataset_triples': str(path)}), [BASELINE], 1, 1, tmp_path/'runs', False)
+    assert ask(here) == ask(elsewhere), 'the same triples in another place'
+    here.write_text('{"a": 2}\n')
+    with pytest.raises(ValueError, match='other settings .dataset_triples: '): ask(here)
+    with pytest.raises(FileNotFoundError, match='none.jsonl'): ask(tmp_path/'none.jsonl')

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ..config import config_hash, did_you_mean, load_config, only_one, override_config, write_atomic
+from ..datasets import ManifestFile
 from ..dsl.ops import op_table_hash
 from .retrieval import MEASURES, read_entry, retrieval_table
 from ..jepa.models import Jepa
@@ -145,9 +146,9 @@ def _flat(values: dict, prefix: str = '') -> dict[str, object]:
     return {k: v for name, value in values.items() for k, v in (_flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + str(name): value}).items()}
 
 def _settings(config: TrainConfig, cpu_seconds: float, questions: int) -> dict[str, object]:
-    "What a run depends on, as flat JSON values; of shards their content, not their place."
-    shards = open_shards(config)
-    plain = config.model_dump(mode='json') | dict(pre_tokenized=shards.checksum if shards else None, cpu_seconds=float(cpu_seconds), questions=questions, op_table=op_table_hash())
+    "What a run depends on, as flat JSON values; of shards and triples their content, not their place."
+    shards, triples = open_shards(config), ManifestFile(config.dataset_triples) if config.dataset_triples else None
+    plain = config.model_dump(mode='json') | dict(pre_tokenized=shards.checksum if shards else None, dataset_triples=triples.content_hash if triples else None, cpu_seconds=float(cpu_seconds), questions=questions, op_table=op_table_hash())
     return _flat(json.loads(json.dumps({name: value for name, value in plain.items() if name != 'logging'})))
 
 def _read_run(path: Path, settings: dict) -> dict | None:
