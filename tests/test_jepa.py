@@ -267,3 +267,13 @@ def test_defaults_that_nothing_reads_stay_silent():
     JepaConfig(network=dict(predictor_layers=5, conditioning='film'))
     for name in config_names():
         if name.startswith('jepa_') and name != 'jepa_50k': load_config(TrainConfig, name)      # that one is a curriculum
+
+
+@pytest.mark.parametrize('input_negatives', [True, False])
+def test_candidates_and_what_equals_the_truth(input_negatives):
+    model, batch = WorldModel(JepaConfig(loss=dict(input_negatives=input_negatives, queue_size=40))).train(), one_batch()
+    e = encode_batch(model, batch)
+    assert len(candidates_of(model, e)[0]) == 8 * 4 * (1 + input_negatives) + 8 * 3
+    rows, target, same = candidates_of(model, e)        # the queue now has the 32 outputs
+    assert torch.equal(rows[target], torch.cat([e.true_out.flatten(0, 1), e.true_other])) and same.gather(1, target[:, None]).all()
+    assert torch.equal(same[:32, -32:], same[:32, :32]) and same[:32, -32:].diagonal().all()

@@ -137,11 +137,9 @@ def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
 
 # %% ../../nbs/27_models.ipynb #373d3ab4
-def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "All candidates N×D and their keys N; for the T·P outputs and the T·C counterfactual ones where each is among them, and which candidates equal it (bool)."
-    rows, target, same = candidate_set(e.true_in, e.true_out, e.true_other, *e.keys, input_negatives=model.config.loss.input_negatives)
-    keys = torch.cat([e.keys[1].flatten(), *([e.keys[0].flatten()] if model.config.loss.input_negatives else []), e.keys[2]])
-    target = torch.cat([target, torch.arange(len(rows) - len(e.true_other), len(rows), device=target.device)])
+def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+    "All candidates N×D; for the T·P outputs and the T·C counterfactual ones where each is among them, and which candidates equal it (bool)."
+    rows, keys, target = candidate_set(e.true_in, e.true_out, e.true_other, *e.keys, input_negatives=model.config.loss.input_negatives)
     if model.queue is not None:
         earlier, earlier_keys = model.queue.rows()
         rows, keys = torch.cat([rows, earlier]), torch.cat([keys, earlier_keys])

@@ -78,16 +78,14 @@ def info_nce(predicted: Tensor,             # M×D
     return F.cross_entropy(scores, target), chance
 
 # %% ../../nbs/26_objectives.ipynb #230013
-def candidate_set(z_in: Tensor, z_out: Tensor, z_other: Tensor | None, keys_in: Tensor, keys_out: Tensor, keys_other: Tensor | None,
-                  input_negatives: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates N×D of a batch (outputs first), the index of each output's own row, and which candidates are the same grid, bool M×N.
+def candidate_set(z_in: Tensor, z_out: Tensor, z_other: Tensor, keys_in: Tensor, keys_out: Tensor, keys_other: Tensor, input_negatives: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates N×D of a batch (outputs first, `z_other` last), their keys N, and where each output and each of `z_other` stands among them, int64 T·P + K.
 
     `z_in`, `z_out` are T×P×D, `z_other` K×D; keys are int64 content hashes of the same shapes without D."""
-    rows, keys = [z_out.flatten(0, 1)], [keys_out.flatten()]
-    if input_negatives: rows.append(z_in.flatten(0, 1)); keys.append(keys_in.flatten())
-    if z_other is not None and len(z_other): rows.append(z_other); keys.append(keys_other)
-    keys = torch.cat(keys)
-    return torch.cat(rows), torch.arange(len(rows[0]), device=z_out.device), keys_out.flatten()[:, None] == keys[None]
+    inputs = ([z_in.flatten(0, 1)], [keys_in.flatten()]) if input_negatives else ([], [])
+    rows, keys = torch.cat([z_out.flatten(0, 1), *inputs[0], z_other]), torch.cat([keys_out.flatten(), *inputs[1], keys_other])
+    place = torch.arange(len(rows), device=rows.device)
+    return rows, keys, torch.cat([place[:keys_out.numel()], place[len(rows) - len(z_other):]])
 
 # %% ../../nbs/26_objectives.ipynb #230016
 def same_input_loss(predicted: Tensor,   # T×Q×D, question q of a task has candidate `targets[q]` for its answer
