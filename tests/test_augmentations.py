@@ -13,9 +13,9 @@ from arc_jepa.grid import pack
 from arc_jepa.jepa.augmentations import (AugmentationConfig, augment_prepared, colour_equivariance, colour_experiments, commuting, draw_palettes, known_to_commute, mask_objects, permute_prepared,
                                          permute_tasks, prepare_augmented, recolour_grids, recolour_statistics, recolour_tokens, view_grids)
 from arc_jepa.jepa.encoder import Encoder, NetworkConfig, token_rows
-from arc_jepa.jepa.tokens import (COLOUR, HEIGHT, LEFT, MASK, MASKED_COLOUR, OUTSIDE, OVERFLOW_COLOUR, PATCH_SIDES, SAME_COLOUR, SAME_SHAPE, TOP, WIDTH, TokenSettings, join, pair_statistics, prepare,
+from arc_jepa.jepa.tokens import (COLOUR, HEIGHT, LEFT, MASK, MASKED_COLOUR, OUTSIDE, OVERFLOW_COLOUR, PATCH_SIDES, SAME_COLOUR, SAME_SHAPE, SCENE_SHARE, TOP, WIDTH, TokenSettings, join, pair_statistics, prepare,
                                   tokenize, tokenizer_hash)
-from arc_jepa.train.training import TrainConfig
+from arc_jepa.train.training import TrainConfig, Trainer
 
 TASKS, PAIRS, OTHERS = 512, 4, 3
 HASH_OF_OBJECTS = '0e15a7b0e539831e'       # from before there were other kinds
@@ -294,3 +294,21 @@ def test_augmentations_that_fit_are_taken():
     TrainConfig(augmentations=dict(mask_ratio=0.2))
     TrainConfig(augmentations=dict(palette_permutation=True), tokens=dict(kind='cells', background=3))      # tasks are recoloured before they are tokens
     TrainConfig(augmentations=dict(palette_permutation=True, mask_ratio=0.2), tokens=dict(background=-1), pre_tokenized=dict(path=Path('shards')))
+
+
+def test_views_are_of_the_recoloured_inputs(batch):
+    recolour = AugmentationConfig(palette_permutation=True)
+    found = prepare_augmented(batch, TokenSettings(), recolour, rng(5), 'translation')
+    first = found.tokens.select(np.arange(0, 2 * TASKS * PAIRS, 2 * PAIRS))
+    assert np.array_equal(found.views.scene[:, SCENE_SHARE:], first.scene[:, SCENE_SHARE:]), 'a shift keeps the shares of colours'
+    before = prepare_augmented(batch, TokenSettings(), AugmentationConfig(), rng(5), 'translation').views
+    assert (found.views.scene != before.scene).any(1).mean() > 0.5
+    assert prepare_augmented(batch, TokenSettings(), recolour, rng(5)).views is None
+
+
+def test_the_trainer_has_one_way_to_augment(batch):
+    config = TrainConfig(augmentations=dict(palette_permutation=True, mask_ratio=0.3), loss=dict(invariance=0.5), training=dict(batch_size=8))
+    kinds, trainer = config.loss.invariance_views, Trainer(config)
+    for index in (0, 4):
+        wanted = prepare_augmented(sample_batch(None, 0, index, 8, 4, 4), config.tokens, config.augmentations, np.random.default_rng((0, index)), kinds[index % 3])
+        assert equal(trainer.batch(index), wanted) and np.array_equal(trainer.batch(index).views.key, wanted.views.key)

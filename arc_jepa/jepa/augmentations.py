@@ -22,7 +22,7 @@ from ..generate.generator import TaskBatch
 from ..generate.rules import Workshop, run_code, workshop
 from ..grid import N_COLOURS, PackedGrids
 from .tokens import (COLOUR, HEIGHT, MASK, MASKED_COLOUR, OBJECT_BYTES, OVERFLOW_COLOUR, SAME_COLOUR, SAME_SHAPE, SCENE_SHARE, STATISTIC_GROUPS,
-                                  WIDTH, Prepared, Tokens, TokenSettings, join, prepare, program_names)
+                                  WIDTH, Prepared, Tokens, TokenSettings, join, prepare, program_names, tokenize)
 
 # %% auto #0
 __all__ = ['COLOUR_ARGUMENTS', 'ViewKind', 'AugmentationConfig', 'draw_palettes', 'recolour_programs', 'recolour_grids',
@@ -406,10 +406,12 @@ def view_grids(grids: PackedGrids, kind: ViewKind, rng: np.random.Generator) -> 
     return PackedGrids(cells, starts, height, width)
 
 # %% ../../nbs/29_augmentations.ipynb #290034
-def prepare_augmented(batch: TaskBatch, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator) -> Prepared:
-    "`prepare` with the augmentations that `config` asks for. Raises ValueError for masking of other tokens than objects."
+def prepare_augmented(batch: TaskBatch, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator, views: ViewKind | None = None) -> Prepared:
+    "`prepare` with the augmentations that `config` asks for, and with `views` of the first inputs, as they are after recolouring. Raises ValueError for masking of other tokens than objects."
     if config.palette_permutation: batch = permute_tasks(batch, rng)
-    return _masked(prepare(batch, settings, rng), settings, config, rng)
+    prepared = _masked(prepare(batch, settings, rng), settings, config, rng)
+    if views is None: return prepared
+    return replace(prepared, views=tokenize(view_grids(batch.grids.select(np.arange(0, len(batch.grids), 2 * batch.pairs)), views, rng), settings))
 
 def augment_prepared(prepared: Prepared, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator) -> Prepared:
     "The same for a batch from shards, `settings` being theirs; the batch itself where `config` asks for nothing."

@@ -27,11 +27,11 @@ from ..datasets import DatasetError
 from ..dsl.ops import op_table_hash
 from ..generate.corpus import TripleBatches, read_triples, split_triples
 from ..generate.generator import GenerateConfig, TaskBatch, sample_batch
-from ..jepa.augmentations import AugmentationConfig, augment_prepared, permute_tasks, prepare_augmented, view_grids
+from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_augmented
 from ..jepa.diagnostics import diagnose, diagnostic_tags
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
-from ..jepa.tokens import Prepared, tokenize, tokenizer_hash
+from ..jepa.tokens import Prepared, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
@@ -184,13 +184,8 @@ class Trainer:
         shards, seed = self.shards if seed is None else None, t.seed if seed is None else seed
         rng = np.random.default_rng((seed, index))
         if shards: return augment_prepared(shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng), tokens, augmentations, rng).to(t.device)
-        tasks = self._tasks(index, seed, rng)
-        if augmentations.palette_permutation: tasks = permute_tasks(tasks, rng)
-        prepared = prepare_augmented(tasks, tokens, augmentations.model_copy(update=dict(palette_permutation=False)), rng)
-        if self.config.loss.invariance:
-            kinds, first = self.config.loss.invariance_views, np.arange(0, len(tasks.grids), 2 * t.pairs)
-            prepared.views = tokenize(view_grids(tasks.grids.select(first), kinds[index % len(kinds)], rng), tokens)
-        return prepared.to(t.device)
+        kinds = self.config.loss.invariance_views if self.config.loss.invariance else (None,)
+        return prepare_augmented(self._tasks(index, seed, rng), tokens, augmentations, rng, kinds[index % len(kinds)]).to(t.device)
 
     def _tasks(self, index: int, seed: int, rng: np.random.Generator) -> TaskBatch:
         t = self.config.training
