@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,9 +35,9 @@ from ..jepa.tokens import Prepared, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
-__all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized',
-           'TrainConfig', 'learning_rate', 'torch_threads', 'open_shards', 'open_triples', 'Trainer', 'metrics_row',
-           'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
+__all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'Measure', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig',
+           'PreTokenized', 'TrainConfig', 'learning_rate', 'torch_threads', 'open_shards', 'open_triples', 'Trainer',
+           'metrics_row', 'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -330,13 +330,17 @@ def _model_is_current(trainer: Trainer, run_dir: Path) -> bool:
     except JepaError: return False
 
 # %% ../../nbs/31_training.ipynb #310021
-def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Path = False, max_seconds: float | None = None, progress: bool = True) -> TrainResult:
+Measure = Callable[..., dict]      # (Jepa, the held-out `Triples` or None, curriculum=…), such as `prediction_metrics`: measuring is a floor above, so it is handed in
+
+def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Path = False, max_seconds: float | None = None, progress: bool = True, *, measure: Measure | None = None) -> TrainResult:
     """Train to `config.steps` in `run_dir`. `resume=True` goes on from the newest valid checkpoint (or starts), a path from that one.
 
-    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130. Raises `DirectoryInUse` where another process trains."""
-    with only_one(run_dir), torch_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress)
+    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130.
+    `measure` is called at the end where `training.prediction_metrics` asks for it. Raises ValueError where it asks and there is none, `DirectoryInUse` where another process trains."""
+    if config.training.prediction_metrics and measure is None: raise ValueError('training.prediction_metrics is true, and nothing was given to measure with; pass measure=prediction_metrics (arc_jepa.evaluate.predictions), or set training.prediction_metrics=false')
+    with only_one(run_dir), torch_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress, measure)
 
-def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_seconds: float | None, progress: bool) -> TrainResult:
+def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_seconds: float | None, progress: bool, measure: Measure | None) -> TrainResult:
     trainer = Trainer(config)
     _start(trainer, run_dir, resume)
     save_config(config, run_dir/'config.yaml')
@@ -350,15 +354,14 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
         raise SystemExit(128 + stop.signal)
     p = trainer.progress
     result = TrainResult(str(run_dir), p.step, p.step >= config.steps, p.seconds, p.tasks / max(p.seconds, 1e-9), trainer.state.sha256())
-    measured = dict(prediction_metrics=_prediction_metrics(trainer)) if config.training.prediction_metrics else {}
+    measured = dict(prediction_metrics=_measured(trainer, measure)) if config.training.prediction_metrics else {}
     write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result) | measured, indent=1) + '\n')
     return result
 
 # %% ../../nbs/31_training.ipynb #e1d4e5a5
-def _prediction_metrics(trainer: Trainer) -> dict:
-    from arc_jepa.evaluate.predictions import prediction_metrics        # the one look upwards, when the run is over: what a run's summary holds is measured by the floor that measures
+def _measured(trainer: Trainer, measure: Measure) -> dict:
     held_out = trainer.triples[1].triples if trainer.triples else None
-    try: return prediction_metrics(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
+    try: return measure(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
     finally: trainer.model.train()
 
 # %% ../../nbs/31_training.ipynb #310033
