@@ -943,6 +943,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                       'arc_jepa/evaluate/ablation.py'),
                                             'arc_jepa.evaluate.ablation._settings': ( 'ablation.html#_settings',
                                                                                       'arc_jepa/evaluate/ablation.py'),
+                                            'arc_jepa.evaluate.ablation._untrained': ( 'ablation.html#_untrained',
+                                                                                       'arc_jepa/evaluate/ablation.py'),
                                             'arc_jepa.evaluate.ablation._verdict': ( 'ablation.html#_verdict',
                                                                                      'arc_jepa/evaluate/ablation.py'),
                                             'arc_jepa.evaluate.ablation._with_interval': ( 'ablation.html#_with_interval',
