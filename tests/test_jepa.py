@@ -18,7 +18,7 @@ from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
 from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prepare
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
-from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
+from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of, resume
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, Trainer, TrainingConfig, read_metrics, train_jepa
 
 torch.set_num_threads(1)
@@ -277,3 +277,36 @@ def test_candidates_and_what_equals_the_truth(input_negatives):
     rows, target, same = candidates_of(model, e)        # the queue now has the 32 outputs
     assert torch.equal(rows[target], torch.cat([e.true_out.flatten(0, 1), e.true_other])) and same.gather(1, target[:, None]).all()
     assert torch.equal(same[:32, -32:], same[:32, :32]) and same[:32, -32:].diagonal().all()
+
+
+KEPT_BESIDE = {'fsq': dict(quantizer=dict(kind='fsq')), 'vq': dict(quantizer=dict(kind='vq', num_embeddings=16, start_step=1)), 'queue': dict(loss=dict(queue_size=50)), 'target': dict(loss=dict(target_decay=0.9)),
+               'all': dict(quantizer=dict(kind='fsq'), loss=dict(queue_size=50, target_decay=0.9))}
+
+
+def trained_with(kept, steps=3):
+    trainer = Trainer(TrainConfig(**KEPT_BESIDE[kept], training=TrainingConfig(epochs=1, steps_per_epoch=8, batch_size=8, counterfactuals=2, threads=1)))
+    for _ in range(steps): trainer.step()
+    return trainer
+
+
+@pytest.mark.parametrize('kept', KEPT_BESIDE)
+def test_what_is_kept_beside_the_weights_is_saved_with_them(kept, tmp_path):
+    before, batch = trained_with(kept).model, one_batch()
+    after = Jepa.load(Jepa(before, trained=True).save(tmp_path)).model
+    untouched = WorldModel(before.config)
+    assert any((x != y).any() for x, y in zip(before.state_dict().values(), untouched.state_dict().values()))
+    for mode in (False, True):      # measuring; and going on, in which the queue, the codes and their averages move
+        found = [batch_losses(model.train(mode), batch) for model in (before, after)]
+        assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        for model in (before, after): model.update_target()
+        assert all(torch.equal(x, y) for x, y in zip(before.state_dict().values(), after.state_dict().values()))
+    if before.quantizer is not None: assert before.quantizer.usage() == after.quantizer.usage() and before.quantizer.usage()['tokens'] > 0
+    if before.queue is not None: assert int(after.queue.filled) == 50
+
+
+@pytest.mark.parametrize('kept', KEPT_BESIDE)
+def test_what_is_kept_beside_the_weights_is_resumed(kept, tmp_path):
+    stopped, other = trained_with(kept), trained_with(kept, 0)
+    resume(other.state, tmp_path, stopped.state.save(tmp_path, 'checkpoint_epoch_0001', 3))
+    for trainer in (stopped, other): trainer.step()
+    assert stopped.state.sha256() == other.state.sha256()
