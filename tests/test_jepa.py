@@ -16,8 +16,8 @@ from arc_jepa.config import config_names, load_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
-from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prepare
-from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
+from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch
+from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, prepare, tokenize
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of, resume
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, Trainer, TrainingConfig, read_metrics, train_jepa
 

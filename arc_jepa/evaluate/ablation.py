@@ -6,12 +6,12 @@
 from __future__ import annotations
 import json, time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ..config import config_hash, did_you_mean, load_config, only_one, override_config, write_atomic
+from ..config import did_you_mean, load_config, only_one, override_config, write_atomic
 from ..datasets import ManifestFile
 from ..dsl.ops import op_table_hash
 from .retrieval import MEASURES, read_entry, retrieval_table

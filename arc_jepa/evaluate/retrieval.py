@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS
-from ..dsl.program import from_array, load_library, n_steps, run_program, to_rows
+from ..dsl.program import load_library, n_steps, run_program, to_rows
 from ..dsl.types import Type
 from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, ProgramConfig, phase_table, sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ..compiled import call_kernel, jit, pointer
 from ..config import Config
-from ..dsl.ops import N_OPS, OPS, ColourMap, PackedPair, Parameter, op_table_hash
+from ..dsl.ops import OPS, ColourMap, PackedPair, Parameter, op_table_hash
 from ..dsl.program import N_WORDS, PARAMETER_KINDS, assemble_rows, machine
 from ..dsl.types import COLOUR as COLOUR_VALUE, GRID, HEADER, MASK as MASK_VALUE, OK, VALUE_BYTES, WORK_BYTES, Type, finish, mix64, value_bytes
 from ..generate.generator import TaskBatch

@@ -27,7 +27,7 @@ from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, V
                                        inverse_dynamics_loss, op_log_probabilities, prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions,
                                        SIGREG_HEALTHY, two_tower_loss, variance_term)
 from .quantizer import QuantizerConfig, make_quantizer
-from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, prepare, tokenize, tokenizer_hash
+from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, tokenize, tokenizer_hash
 
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
 REGULARISERS = ('sigreg', 'vicreg', 'vq')                                                                                    # each with its healthy value
