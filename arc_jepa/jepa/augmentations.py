@@ -352,6 +352,7 @@ def mask_objects(prepared: Prepared, ratio: float, rng: np.random.Generator) -> 
     tokens, salts = prepared.tokens, rng.integers(0, 1 << 63, len(prepared.programs)).astype(np.uint64)
     objects, relations = tokens.objects.copy(), tokens.relations.copy()
     _hide(objects, relations, tokens.count, _owners(prepared), salts, ratio)
+    # Keys stay those of the whole grids: the truth is no wrong answer because another task (or an earlier step, in the queue) hides something else in it.
     return replace(prepared, tokens=replace(tokens, objects=objects, relations=relations))
 
 # %% ../../nbs/29_augmentations.ipynb #290030
