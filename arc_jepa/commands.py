@@ -125,9 +125,10 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
     with _clear_errors():
         from dataclasses import asdict
         from arc_jepa.config import load_config
+        from arc_jepa.evaluate.predictions import prediction_metrics
         from arc_jepa.train.training import TrainConfig, train_jepa
         settings = load_config(TrainConfig, config, overrides or [])
-        result = train_jepa(settings, output or Path('artifacts/jepa')/Path(config).stem, resume=checkpoint or resume)
+        result = train_jepa(settings, output or Path('artifacts/jepa')/Path(config).stem, resume=checkpoint or resume, measure=prediction_metrics)
         typer.echo(json.dumps(asdict(result)) if as_json else f'{result.steps} steps, {result.tasks_per_second:.0f} tasks/s: {result.run_dir}')
 
 @app.command(epilog='Example: `arc-jepa probe artifacts/pilot/jepa --json`')

@@ -153,13 +153,14 @@ class PilotWork:
 
     def train(self, anew: bool) -> None:
         "Train, or go on; `anew`: it is another network, and the old one is kept beside it."
+        from arc_jepa.evaluate.predictions import prediction_metrics
         from arc_jepa.train.training import train_jepa
         place, previous = self.run_dir/'jepa', self.run_dir/'jepa.previous'
         if anew and place.exists():
             with only_one(place):
                 shutil.rmtree(previous, ignore_errors=True)
                 place.rename(previous)
-        train_jepa(self.training, place, resume=True, progress=self.progress)
+        train_jepa(self.training, place, resume=True, progress=self.progress, measure=prediction_metrics)
 
     def jepa(self):
         from arc_jepa.jepa.models import Jepa

@@ -4,7 +4,6 @@ The kernels work on raw pointers, which nothing checks. Here the same source is 
 array ends, so reading one byte behind it is an IndexError, and so is a byte behind the target or the scratch memory.
 """
 import os
-import sys
 import tempfile
 
 os.environ['NUMBA_BOUNDSCHECK'] = '1'

@@ -174,3 +174,27 @@ def test_tasks_of_a_manifest(tmp_path, monkeypatch):
 def test_a_base_that_cannot_be_varied():
     shards = override_config(BASE, {'pre_tokenized': {'path': 'somewhere'}})
     with pytest.raises(ConfigError, match='invariance'): variant_config(shards, 'invariance_colour')
+
+
+def test_triples_are_known_by_their_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, 'run_variant', invented)
+    here, elsewhere = tmp_path/'triples.jsonl', tmp_path/'elsewhere.jsonl'
+    here.write_text('{"a": 1}\n'); elsewhere.write_text('{"a": 1}\n')
+    def ask(path): return run_ablation(override_config(SMALL, {'dataset_triples': str(path)}), [BASELINE], 1, 1, tmp_path/'runs', False)
+    assert ask(here) == ask(elsewhere), 'the same triples in another place'
+    here.write_text('{"a": 2}\n')
+    with pytest.raises(ValueError, match='other settings .dataset_triples: '): ask(here)
+    with pytest.raises(FileNotFoundError, match='none.jsonl'): ask(tmp_path/'none.jsonl')
+
+
+def test_each_variant_is_shown_beside_its_own_untrained_network():
+    def run(variant, seed, untrained):
+        floors = dict(cf32=dict(untrained=untrained, pixels=.2, chance=1 / 32), demo32=dict(untrained=untrained + .01, untrained_fused=untrained + .02, statistics=.3))
+        return dict(variant=variant, seed=seed, **invented(SMALL, 1, 20) | dict(measures=dict(cf32=.4, demo32=.4, demo32_fused=.5), floors=floors), settings=dict(cpu_seconds=1, questions=20))
+    result = summarise([run(variant, seed, untrained) for variant, untrained in ((BASELINE, .05), ('patches', .11)) for seed in (0, 1)])
+    assert result['floors'] == dict(cf32=dict(pixels=.2, chance=1 / 32), demo32=dict(statistics=.3)), 'what all have in common, once'
+    assert [[row[m]['untrained'] for m in ('cf32', 'demo32', 'demo32_fused')] for row in result['variants'].values()] == [pytest.approx([.05, .06, .07]), pytest.approx([.11, .12, .13])]
+    text = ablation.format_ablation(result)
+    assert '0.400 [0.050]' in text and '0.400 [0.110] (+0.0 ±0.0)' in text and '0.500 [0.130]' in text and text.count('chance') == 1
+    drawn = {text.get_text() for panel in ablation.plot_ablation(result).axes for text in panel.texts}
+    assert drawn == {'0.110', '0.130'}

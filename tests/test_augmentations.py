@@ -1,5 +1,6 @@
 """Augmentations: the label stays true, the same change in a whole task, another one in each step; and tokens of other kinds."""
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from arc_jepa.grid import pack
 from arc_jepa.jepa.augmentations import (AugmentationConfig, augment_prepared, colour_equivariance, colour_experiments, commuting, draw_palettes, known_to_commute, mask_objects, permute_prepared,
                                          permute_tasks, prepare_augmented, recolour_grids, recolour_statistics, recolour_tokens, view_grids)
 from arc_jepa.jepa.encoder import Encoder, NetworkConfig, token_rows
-from arc_jepa.jepa.tokens import (COLOUR, HEIGHT, LEFT, MASK, MASKED_COLOUR, OUTSIDE, OVERFLOW_COLOUR, PATCH_SIDES, SAME_COLOUR, SAME_SHAPE, TOP, WIDTH, TokenSettings, join, pair_statistics, prepare,
+from arc_jepa.jepa.tokens import (COLOUR, HEIGHT, LEFT, MASK, MASKED_COLOUR, OUTSIDE, OVERFLOW_COLOUR, PATCH_SIDES, SAME_COLOUR, SAME_SHAPE, SCENE_SHARE, TOP, WIDTH, TokenSettings, join, pair_statistics, prepare,
                                   tokenize, tokenizer_hash)
+from arc_jepa.train.training import TrainConfig, Trainer
 
 TASKS, PAIRS, OTHERS = 512, 4, 3
 HASH_OF_OBJECTS = '0e15a7b0e539831e'       # from before there were other kinds
@@ -279,3 +281,34 @@ def test_training_losses_of_other_kinds():
         total = batch_losses(WorldModel(JepaConfig(tokens=settings)).train(), prepare_augmented(small, settings, AugmentationConfig(palette_permutation=True), rng()))['total']
         total.backward()
         assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize('settings, message', [(dict(augmentations=dict(mask_ratio=0.2), tokens=dict(kind='cells')), 'augmentations.mask_ratio=0.2 .* tokens.kind=cells makes none; set augmentations.mask_ratio=0, or tokens.kind=objects'),
+                                               (dict(pre_tokenized=dict(path=Path('shards')), tokens=dict(kind='patches')), 'tokens.kind=patches makes none; set tokens.kind=objects'),
+                                               (dict(pre_tokenized=dict(path=Path('shards')), tokens=dict(background=3), augmentations=dict(palette_permutation=True)), 'tokens.background=3; right would be 0 or -1')])
+def test_what_the_first_step_would_refuse_is_refused_by_the_config(settings, message):
+    with pytest.raises(ValueError, match=message): TrainConfig(**settings)
+
+
+def test_augmentations_that_fit_are_taken():
+    TrainConfig(augmentations=dict(mask_ratio=0.2))
+    TrainConfig(augmentations=dict(palette_permutation=True), tokens=dict(kind='cells', background=3))      # tasks are recoloured before they are tokens
+    TrainConfig(augmentations=dict(palette_permutation=True, mask_ratio=0.2), tokens=dict(background=-1), pre_tokenized=dict(path=Path('shards')))
+
+
+def test_views_are_of_the_recoloured_inputs(batch):
+    recolour = AugmentationConfig(palette_permutation=True)
+    found = prepare_augmented(batch, TokenSettings(), recolour, rng(5), 'translation')
+    first = found.tokens.select(np.arange(0, 2 * TASKS * PAIRS, 2 * PAIRS))
+    assert np.array_equal(found.views.scene[:, SCENE_SHARE:], first.scene[:, SCENE_SHARE:]), 'a shift keeps the shares of colours'
+    before = prepare_augmented(batch, TokenSettings(), AugmentationConfig(), rng(5), 'translation').views
+    assert (found.views.scene != before.scene).any(1).mean() > 0.5
+    assert prepare_augmented(batch, TokenSettings(), recolour, rng(5)).views is None
+
+
+def test_the_trainer_has_one_way_to_augment(batch):
+    config = TrainConfig(augmentations=dict(palette_permutation=True, mask_ratio=0.3), loss=dict(invariance=0.5), training=dict(batch_size=8))
+    kinds, trainer = config.loss.invariance_views, Trainer(config)
+    for index in (0, 4):
+        wanted = prepare_augmented(sample_batch(None, 0, index, 8, 4, 4), config.tokens, config.augmentations, np.random.default_rng((0, index)), kinds[index % 3])
+        assert equal(trainer.batch(index), wanted) and np.array_equal(trainer.batch(index).views.key, wanted.views.key)

@@ -15,7 +15,7 @@ import pytest
 from arc_jepa.config import ConfigError, config_names, load_config
 from arc_jepa.content import content_key, task_keys
 from arc_jepa.datasets import DatasetError, load_tasks
-from arc_jepa.dsl.ops import OP_BY_NAME, OPS, Body, Operand
+from arc_jepa.dsl.ops import OPS, Body, Operand
 from arc_jepa.dsl.program import ARRAY_SHAPE, Failure, Program, check, from_array, n_steps, parse, reproduces, run_program, to_array
 from arc_jepa.dsl.types import Type
 from arc_jepa.generate import corpus

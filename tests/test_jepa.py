@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from arc_jepa.config import load_config
+from arc_jepa.config import config_names, load_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
-from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prepare
-from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, tokenize
+from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch
+from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, prepare, tokenize
 from arc_jepa.threads import compute_threads
-from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of
+from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of, resume
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, Trainer, TrainingConfig, read_metrics, train_jepa
 
 torch.set_num_threads(1)
@@ -255,7 +255,7 @@ def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(ValueError, match='training.device is cuda, and torch sees no GPU here; set training.device=cpu'): Trainer(load_config(TrainConfig, 'jepa_pretrain_gpu'))
 
 
-@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8 keeps wrong answers'),
+@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
                                            (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned')])
 def test_objectives_that_cannot_learn_are_refused(loss, message):
     with pytest.raises(ValueError, match=message): JepaConfig(loss=loss)
@@ -271,3 +271,67 @@ def test_an_averaged_encoder_gives_all_candidates_and_no_gradient():
     before = [p.clone() for p in model.target.parameters()]
     model.update_target()
     for old, new, source in zip(before, model.target.parameters(), model.encoder.parameters()): assert torch.allclose(new, 0.9 * old + 0.1 * source, atol=1e-6)
+
+
+@pytest.mark.parametrize('changed, message', [(dict(loss=dict(objective='mse', same_input=0.5)), 'loss.same_input=0.5: about wrong answers, and loss.objective=mse has none'),
+                                              (dict(loss=dict(objective='cosine', input_negatives=False, queue_size=8)), 'loss.input_negatives=false, loss.queue_size=8: '),
+                                              (dict(network=dict(predictor_layers=5)), 'network.predictor_layers=5: network.conditioning=steps .* leave it out')])
+def test_a_setting_that_nothing_reads_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message): JepaConfig(sigreg=dict(weight=0.05), **changed)
+
+
+def test_defaults_that_nothing_reads_stay_silent():
+    for loss in (dict(objective='mse'), dict(objective='mse', same_input=0)):
+        config = JepaConfig(loss=loss, sigreg=dict(weight=0.05))
+        assert JepaConfig.model_validate_json(config.model_dump_json()) == config, 'as a saved config, with all defaults written out'
+    JepaConfig(network=dict(predictor_layers=5, conditioning='film'))
+    for name in config_names():
+        if name.startswith('jepa_') and name != 'jepa_50k': load_config(TrainConfig, name)      # that one is a curriculum
+
+
+@pytest.mark.parametrize('input_negatives', [True, False])
+def test_candidates_and_what_equals_the_truth(input_negatives):
+    model, batch = WorldModel(JepaConfig(loss=dict(input_negatives=input_negatives, queue_size=40))).train(), one_batch()
+    e = encode_batch(model, batch)
+    assert len(candidates_of(model, e)[0]) == 8 * 4 * (1 + input_negatives) + 8 * 3
+    rows, target, same = candidates_of(model, e)        # the queue now has the 32 outputs
+    assert torch.equal(rows[target], torch.cat([e.true_out.flatten(0, 1), e.true_other])) and same.gather(1, target[:, None]).all()
+    assert torch.equal(same[:32, -32:], same[:32, :32]) and same[:32, -32:].diagonal().all()
+
+
+KEPT_BESIDE = {'fsq': dict(quantizer=dict(kind='fsq')), 'vq': dict(quantizer=dict(kind='vq', num_embeddings=16, start_step=1)), 'queue': dict(loss=dict(queue_size=50)), 'target': dict(loss=dict(target_decay=0.9)),
+               'all': dict(quantizer=dict(kind='fsq'), loss=dict(queue_size=50, target_decay=0.9))}
+
+
+def trained_with(kept, steps=3):
+    trainer = Trainer(TrainConfig(**KEPT_BESIDE[kept], training=TrainingConfig(epochs=1, steps_per_epoch=8, batch_size=8, counterfactuals=2, threads=1)))
+    for _ in range(steps): trainer.step()
+    return trainer
+
+
+@pytest.mark.parametrize('kept', KEPT_BESIDE)
+def test_what_is_kept_beside_the_weights_is_saved_with_them(kept, tmp_path):
+    before, batch = trained_with(kept).model, one_batch()
+    after = Jepa.load(Jepa(before, trained=True).save(tmp_path)).model
+    untouched = WorldModel(before.config)
+    assert any((x != y).any() for x, y in zip(before.state_dict().values(), untouched.state_dict().values()))
+    for mode in (False, True):      # measuring; and going on, in which the queue, the codes and their averages move
+        found = [batch_losses(model.train(mode), batch) for model in (before, after)]
+        assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        for model in (before, after): model.update_target()
+        assert all(torch.equal(x, y) for x, y in zip(before.state_dict().values(), after.state_dict().values()))
+    if before.quantizer is not None: assert before.quantizer.usage() == after.quantizer.usage() and before.quantizer.usage()['tokens'] > 0
+    if before.queue is not None: assert int(after.queue.filled) == 50
+
+
+@pytest.mark.parametrize('kept', KEPT_BESIDE)
+def test_what_is_kept_beside_the_weights_is_resumed(kept, tmp_path):
+    stopped, other = trained_with(kept), trained_with(kept, 0)
+    resume(other.state, tmp_path, stopped.state.save(tmp_path, 'checkpoint_epoch_0001', 3))
+    for trainer in (stopped, other): trainer.step()
+    assert stopped.state.sha256() == other.state.sha256()
+
+
+def test_the_healthy_value_is_that_of_the_configured_knots():
+    losses = batch_losses(WorldModel(JepaConfig(sigreg=dict(weight=0.05, num_points=3))), one_batch())
+    assert losses['sigreg/healthy'].item() == pytest.approx(0.888, abs=1e-3)

@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from arc_jepa.jepa.objectives import (SIGREG_HEALTHY, NegativeQueue, covariance_term, ema_update, info_nce, invariance_loss, inverse_dynamics_loss, mean_over_ranks,
-                                      prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions, two_tower_loss, variance_term, vicreg)
+from arc_jepa.jepa.objectives import (NegativeQueue, covariance_term, ema_update, info_nce, invariance_loss, inverse_dynamics_loss, mean_over_ranks,
+                                      prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions, sigreg_healthy, two_tower_loss, variance_term, vicreg)
 
 torch.set_num_threads(1)
 CASES = sorted((Path(__file__).parent / 'data' / 'sigreg').glob('*.npz'))
@@ -52,10 +52,16 @@ def test_sigreg_gradient_is_that_of_its_value():
 @pytest.mark.parametrize('n,dim', [(16, 4), (64, 128), (700, 32)])
 def test_sigreg_of_a_gaussian_is_healthy_whatever_its_size(n, dim):
     values = np.array([sigreg(normal(n, dim, seed=s), sigreg_directions(dim, 32, s)).item() for s in range(300)])
-    assert abs(values.mean() - SIGREG_HEALTHY) < 4 * values.std() / len(values) ** 0.5 < 0.2
-    knots = torch.linspace(0, 3, 17, dtype=torch.float64)
-    exact = torch.trapezoid(2 * (-knots ** 2 / 2).exp() * (1 - (-knots ** 2).exp()), knots).item()
-    assert exact == pytest.approx(SIGREG_HEALTHY, abs=5e-5)
+    assert abs(values.mean() - sigreg_healthy()) < 4 * values.std() / len(values) ** 0.5 < 0.2
+
+
+@pytest.mark.parametrize('n_points, t_max, healthy', [(3, 3.0, 0.8880), (5, 3.0, 1.0497), (17, 3.0, 1.0525), (17, 1.5, 0.7376)])
+def test_the_healthy_value_follows_the_knots(n_points, t_max, healthy):
+    values = np.array([sigreg(normal(64, 8, seed=s), sigreg_directions(8, 32, s), n_points, t_max).item() for s in range(300)])
+    assert abs(values.mean() - sigreg_healthy(n_points, t_max)) < 4 * values.std() / len(values) ** 0.5
+    knots = torch.linspace(0, t_max, n_points, dtype=torch.float64)
+    assert sigreg_healthy(n_points, t_max) == pytest.approx(healthy, abs=5e-5)
+    assert sigreg_healthy(n_points, t_max) == pytest.approx(torch.trapezoid(2 * (-knots ** 2 / 2).exp() * (1 - (-knots ** 2).exp()), knots).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize('n', [1, 50, 512])
@@ -169,7 +175,7 @@ OBJECTIVES = {  # loss of free vectors, how many there are, what it must come be
     'info_nce': (lambda p, c: info_nce(p, c, ROWS, 0.1)[0], 2, 0.05),
     'same_input': (lambda p, c: same_input_loss(p.view(6, 4, 16), c.view(6, 4, 16), ROWS.view(6, 4), torch.arange(4), 0.1)[0], 2, 0.05),
     'two_towers': (lambda r, p, o: two_tower_loss(r, p, o, ROWS, ROWS + 24, 0.1)[0], 3, 0.05),
-    'sigreg': (lambda z: sigreg(z, next(directions_by_step)), 1, SIGREG_HEALTHY),
+    'sigreg': (lambda z: sigreg(z, next(directions_by_step)), 1, sigreg_healthy()),
     'vicreg': (lambda a, b: vicreg(a, b)['total'], 2, 0.5),
     'mse': (lambda p: prediction_error(p, TRUTH, 'mse')[0], 1, 0.001),
     'mse, target': (lambda p, t: prediction_error(p, t, 'mse')[0], 2, 0.001),

@@ -1,6 +1,8 @@
 """The package as a user gets it: built as a wheel, installed elsewhere, without the notebooks and the development tools."""
+import ast
 import configparser
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -123,3 +125,18 @@ def test_help_takes_well_under_a_second_of_processor_time(installed):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert min(seconds() for _ in range(3)) < 1.0  # the first run compiles
+
+
+def test_no_module_imports_from_a_floor_above_it():
+    floor = {}
+    for path in PACKAGE.rglob('*.py'):
+        made_from = re.search(r'File to edit: (?:\.\./)+nbs/(\d+)_', path.read_text(encoding='utf8'))
+        if made_from: floor['.'.join(path.relative_to(TOP).with_suffix('').parts)] = int(made_from[1])
+    def imported(module, node):
+        if isinstance(node, ast.Import): return [name.name for name in node.names]
+        start = '.'.join([*module.split('.')[:-node.level], *filter(None, [node.module])]) if node.level else node.module
+        return [start, *(f'{start}.{name.name}' for name in node.names)]
+    up = [f'{module} ({floor[module]}) line {node.lineno}: {name} ({floor[name]})' for module in floor
+          for node in ast.walk(ast.parse((TOP / (module.replace('.', '/') + '.py')).read_text(encoding='utf8'))) if isinstance(node, ast.Import | ast.ImportFrom)
+          for name in imported(module, node) if floor.get(name, -1) > floor[module]]
+    assert len(floor) > 30 and not up, up

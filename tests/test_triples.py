@@ -16,8 +16,8 @@ from arc_jepa.commands import app
 from arc_jepa.config import ConfigError, load_config
 from arc_jepa.datasets import DatasetError
 from arc_jepa.dsl.program import run_program
-from arc_jepa.evaluate.predictions import program_scores, triple_questions
-from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions
+from arc_jepa.evaluate.predictions import triple_questions
+from arc_jepa.evaluate.retrieval import encode_questions, latent_scores
 from arc_jepa.generate.corpus import generate, read_triples, split_triples, write_triples
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, WorldModel, batch_losses
@@ -211,10 +211,14 @@ def test_command_writes_prediction_metrics(file, tmp_path):
     assert said.exit_code and 'none.jsonl: no such file' in said.output and 'Traceback' not in said.output
 
 
-def test_scores_are_those_of_retrieval_and_questions_hold(file):
-    jepa, questions = Jepa.untrained(), synthetic_questions(20, 3)
-    assert np.allclose(program_scores(jepa, questions), latent_scores(jepa, questions, encode_questions(jepa, questions), 'program'), atol=1e-5)
-    for question in triple_questions(split_triples(read_triples(file), 2)[1].triples, 5):
+def test_questions_without_demonstrations_hold_and_are_scored_by_program(file):
+    jepa, questions = Jepa.untrained(), triple_questions(split_triples(read_triples(file), 2)[1].triples, 5)
+    known = encode_questions(jepa, questions)
+    scores = latent_scores(jepa, questions, known, 'program')
+    assert known.rules is None and scores.shape == (5, 32) and np.isfinite(scores).all()
+    for row, question in zip(scores, questions):
+        predicted = jepa.predict(jepa.encode([question.input]), program=question.programs[:1])
+        assert np.allclose(row, 1 - jepa.distance(predicted, jepa.encode(question.candidates)), atol=1e-4)
         made = [run_program(program, question.input) for program in question.programs]
         assert len(made) == 32 and all(np.array_equal(grid, candidate) for grid, candidate in zip(made, question.candidates))
         assert len({(grid.shape, grid.tobytes()) for grid in question.candidates}) == 32
@@ -223,3 +227,19 @@ def test_scores_are_those_of_retrieval_and_questions_hold(file):
 def test_other_colours_would_make_held_out_programs():
     with pytest.raises(ValueError, match='palette_permutation would turn programs of dataset_triples into programs that are held out'):
         TrainConfig(dataset_triples=Path('triples.jsonl'), augmentations=dict(palette_permutation=True), training=dict(pairs=2))
+
+
+def test_relations_need_three_held_out_predictions(file, tmp_path):
+    by_program = {}
+    for line in file.read_text().splitlines(): by_program.setdefault(json.loads(line)['program']['text'], []).append(line)
+    few = [lines[:3] for lines in by_program.values() if len(lines) >= 3][:5]
+    (tmp_path / 'few.jsonl').write_text('\n'.join(line for lines in few for line in lines) + '\n')
+    def config(pairs, relational): return TrainConfig(dataset_triples=tmp_path / 'few.jsonl', loss=dict(RULES_OFF, relational=relational), training=dict(SMALL, batch_size=2, pairs=pairs))
+    with pytest.raises(DatasetError, match=r'1 groups of 2 triples .* are held out \(4 are to train on\) .* has 2 predictions at once, and loss.relational compares three or more; set loss.relational=0, or training.pairs=3'): Trainer(config(2, 0.5))
+    Trainer(config(2, 0)).validate(1)
+    Trainer(config(3, 0.5)).validate(1)
+
+
+def test_measures_that_nobody_can_take_are_refused_before_training(file, tmp_path):
+    with pytest.raises(ValueError, match='prediction_metrics is true, and nothing was given to measure with; pass measure='): train_jepa(config_for(file, prediction_metrics=True), tmp_path / 'run', progress=False)
+    assert not (tmp_path / 'run').exists()

@@ -16,7 +16,7 @@ from ..compiled import PACKAGE, call_kernel, jit, pointer
 from ..config import did_you_mean
 from ..grid import Pair, Task, grid_svg
 from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPair, op_addresses
-from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, hash_words, read_scalar, same_value, to_python, value_bytes)
+from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, read_scalar, same_value, to_python, value_bytes)
 
 # %% auto #0
 __all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_ROWS', 'COLUMNS', 'ARRAY_SHAPE', 'N_WORDS', 'MAX_ROUNDS',

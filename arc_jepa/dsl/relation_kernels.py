@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba.types import int64
 from ..compiled import BUFFER, jit, shared
-from .types import OBJECTS, OK, NOT_APPLICABLE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, MAX_CELLS, row_step, column_step
+from .types import OBJECTS, OK, NOT_APPLICABLE, TOO_MANY_OBJECTS, HEADER, MAX_OBJECTS, row_step, column_step
 from .object_kernels import (_FLAGS, _RECORD, _SEEN, _area, _canvas, _grid_of, _height, _left, _main_colour, _moved, _order, _pick, _renumber, _top, _value, _width,
                                          list_properties, measure)
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 import json, time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ..config import config_hash, did_you_mean, load_config, only_one, override_config, write_atomic
+from ..config import did_you_mean, load_config, only_one, override_config, write_atomic
+from ..datasets import ManifestFile
 from ..dsl.ops import op_table_hash
 from .retrieval import MEASURES, read_entry, retrieval_table
 from ..jepa.models import Jepa
@@ -146,9 +147,9 @@ def _flat(values: dict, prefix: str = '') -> dict[str, object]:
     return {k: v for name, value in values.items() for k, v in (_flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + str(name): value}).items()}
 
 def _settings(config: TrainConfig, cpu_seconds: float, questions: int) -> dict[str, object]:
-    "What a run depends on, as flat JSON values; of shards their content, not their place."
-    shards = open_shards(config)
-    plain = config.model_dump(mode='json') | dict(pre_tokenized=shards.checksum if shards else None, cpu_seconds=float(cpu_seconds), questions=questions, op_table=op_table_hash())
+    "What a run depends on, as flat JSON values; of shards and triples their content, not their place."
+    shards, triples = open_shards(config), ManifestFile(config.dataset_triples) if config.dataset_triples else None
+    plain = config.model_dump(mode='json') | dict(pre_tokenized=shards.checksum if shards else None, dataset_triples=triples.content_hash if triples else None, cpu_seconds=float(cpu_seconds), questions=questions, op_table=op_table_hash())
     return _flat(json.loads(json.dumps({name: value for name, value in plain.items() if name != 'logging'})))
 
 def _read_run(path: Path, settings: dict) -> dict | None:
@@ -207,10 +208,15 @@ def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | No
 def _with_interval(values: Sequence[float]) -> dict[str, float | None]:
     return {name: None if x is None else round(x, 4) for name, x in zip(('mean', 'low', 'high'), mean_interval(values))}
 
-def summarise(records: Iterable[dict]) -> dict:
-    """`{variants: {name: {success_rate, avg_loss, steps, tasks, cpu_s, stopped, asks, overrides, MEASURE: {mean, low, high, seeds, difference: {mean, low, high}}}}, floors, seeds, cpu_seconds, questions}`, ready for JSON, of finished runs.
+def _untrained(record: dict, measure: str) -> float | None:
+    "What the network of a run comes to without training."
+    name, fused, _ = measure.partition('_fused')
+    return record['floors'].get(name, {}).get('untrained' + fused)
 
-    Means are over seeds, `difference` is to the baseline by seed, `stopped` counts runs that ended early, `success_rate` is the mean of cf32."""
+def summarise(records: Iterable[dict]) -> dict:
+    """`{variants: {name: {success_rate, avg_loss, steps, tasks, cpu_s, stopped, asks, overrides, MEASURE: {mean, low, high, seeds, untrained, difference: {mean, low, high}}}}, floors, seeds, cpu_seconds, questions}`, ready for JSON, of finished runs.
+
+    Means are over seeds, `difference` is to the baseline by seed, `stopped` counts runs that ended early, `success_rate` is the mean of cf32. `untrained` is the floor of the variant's own network, `floors` are those that all variants have in common."""
     records = sorted(records, key=lambda r: list(VARIANTS).index(r['variant']))
     by_variant = {name: {r['seed']: r for r in records if r['variant'] == name} for name in dict.fromkeys(r['variant'] for r in records)}
     base, first = by_variant[BASELINE], records[0]
@@ -220,9 +226,10 @@ def summarise(records: Iterable[dict]) -> dict:
                      asks=VARIANTS[name].asks, overrides=list(VARIANTS[name].overrides))
         for measure in first['measures']:
             values = {seed: r['measures'][measure] for seed, r in runs.items()}
-            found[measure] = _with_interval(list(values.values())) | dict(seeds=list(values.values()), difference=_with_interval([v - base[seed]['measures'][measure] for seed, v in values.items()]))
+            found[measure] = _with_interval(list(values.values())) | dict(seeds=list(values.values()), untrained=_untrained(next(iter(runs.values())), measure), difference=_with_interval([v - base[seed]['measures'][measure] for seed, v in values.items()]))
         return found | dict(success_rate=found['cf32']['mean'])
-    return dict(variants={name: row(name, runs) for name, runs in by_variant.items()}, floors=first['floors'], seeds=sorted(base), cpu_seconds=first['settings']['cpu_seconds'], questions=first['settings']['questions'])
+    common = {measure: {name: x for name, x in floors.items() if not name.startswith('untrained')} for measure, floors in first['floors'].items()}
+    return dict(variants={name: row(name, runs) for name, runs in by_variant.items()}, floors=common, seeds=sorted(base), cpu_seconds=first['settings']['cpu_seconds'], questions=first['settings']['questions'])
 
 # %% ../../nbs/55_ablation.ipynb #dc4439c4
 SHOWN = {'cf32': 'cf32', 'demo32_fused': 'demo32, fused', 'rule32': 'rule32', 'op_probe': 'op probe'}
@@ -233,7 +240,7 @@ def _verdict(difference: dict, seeds: int) -> str:
     return '+' if difference['low'] > 0 else '−' if difference['high'] < 0 else ''
 
 def plot_ablation(result: dict):
-    "matplotlib Figure: differences to the baseline with 95 % intervals, a panel a measure, a line a variant; small points are seeds."
+    "matplotlib Figure: differences to the baseline with 95 % intervals, a panel a measure, a line a variant; small points are seeds, grey figures the variant's own network untrained."
     import matplotlib.pyplot as plt
     variants = result['variants']
     names, measures = [name for name in variants if name != BASELINE] or [BASELINE], [m for m in SHOWN if m in variants[BASELINE]]
@@ -248,29 +255,31 @@ def plot_ablation(result: dict):
             if d['low'] is not None: panel.plot([100 * d['low'], 100 * d['high']], [i, i], color=colour, lw=2, alpha=.8, solid_capstyle='butt')
             panel.scatter([100 * (a - b) for a, b in zip(row['seeds'], base['seeds'])], [i] * len(row['seeds']), s=6, color=colour, alpha=.6, linewidths=0)
             panel.scatter(100 * d['mean'], i, s=26, color=colour, zorder=3)
+            if row['untrained'] is not None: panel.text(1.02, i, f'{row["untrained"]:.3f}', transform=panel.get_yaxis_transform(), va='center', fontsize=7, color='grey')
         panel.axvline(0, color='grey', lw=.8)
         panel.set_xlim(min(panel.get_xlim()[0], -1), max(panel.get_xlim()[1], 1))      # a hundredth of a point is no difference
-        panel.set_title(f'{SHOWN[measure]}\nbaseline {base["mean"]:.3f}', fontsize=9)
+        panel.set_title(f'{SHOWN[measure]}\nbaseline {base["mean"]:.3f}' + ('' if base['untrained'] is None else f', untrained {base["untrained"]:.3f}'), fontsize=8)
         panel.tick_params(labelsize=8)
     panels[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .4, -.6))
-    fig.supxlabel(f'difference to the baseline in points, 95 % interval; {len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s each', fontsize=8)
+    fig.supxlabel(f'difference to the baseline in points, 95 % interval; {len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s each; grey: the same network untrained', fontsize=8)
     plt.close(fig)
     return fig
 
 def format_ablation(result: dict) -> str:
-    "The result as one table of text: means, differences to the baseline in points with half their interval, floors below."
+    "The result as one table of text: means, each network's own untrained floor, differences to the baseline in points with half their interval; floors that all have in common below."
     variants = result['variants']
     measures = [m for m in SHOWN if m in variants[BASELINE]]
     def cell(name, row):
         d = row['difference']
         half = '' if d['low'] is None else f' ±{50 * (d["high"] - d["low"]):.1f}'
-        return f'{row["mean"]:.3f}' + ('' if name == BASELINE else f' ({100 * d["mean"]:+.1f}{half}){_verdict(d, len(row["seeds"]))}')
+        floor = '' if row['untrained'] is None else f' [{row["untrained"]:.3f}]'
+        return f'{row["mean"]:.3f}{floor}' + ('' if name == BASELINE else f' ({100 * d["mean"]:+.1f}{half}){_verdict(d, len(row["seeds"]))}')
     wide = max(map(len, variants)) + 2
-    lines = [f'{len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s of training each; in brackets the difference to the baseline in points, with its 95 % interval; + or − where that does not hold 0, from 3 seeds on',
-             f'{"":{wide}s}' + ''.join(f'{SHOWN[m]:23s}' for m in measures) + f'{"steps":>7s}{"tasks":>9s}{"CPU-s":>8s}{"loss":>8s}']
+    lines = [f'{len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s of training each; in square brackets the same network untrained, in round ones the difference to the baseline in points, with its 95 % interval; + or − where that does not hold 0, from 3 seeds on',
+             f'{"":{wide}s}' + ''.join(f'{SHOWN[m]:30s}' for m in measures) + f'{"steps":>7s}{"tasks":>9s}{"CPU-s":>8s}{"loss":>8s}']
     for name, row in variants.items():
         loss = '–' if row['avg_loss'] is None else f'{row["avg_loss"]:.2f}'
-        lines.append(f'{name:{wide}s}' + ''.join(f'{cell(name, row[m]):23s}' for m in measures) + f'{row["steps"]:7.0f}{row["tasks"]:9,.0f}{row["cpu_s"]:8.1f}{loss:>8s}' + (f'  {row["stopped"]} ended early' if row['stopped'] else ''))
+        lines.append(f'{name:{wide}s}' + ''.join(f'{cell(name, row[m]):30s}' for m in measures) + f'{row["steps"]:7.0f}{row["tasks"]:9,.0f}{row["cpu_s"]:8.1f}{loss:>8s}' + (f'  {row["stopped"]} ended early' if row['stopped'] else ''))
     for m in measures:
         floors = result['floors'].get(m.removesuffix('_fused'), {})
         lines.append(f'floors of {SHOWN[m]}: ' + ', '.join(f'{name.replace("_", " ")} {value:.3f}' for name, value in floors.items()))

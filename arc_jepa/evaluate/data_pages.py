@@ -138,7 +138,7 @@ def show_data(path: str | os.PathLike, filters: Sequence[str] = (), n: int = 12,
 # %% ../../nbs/52_data_pages.ipynb #520016
 def label_problem(task: Task) -> str:
     "What is wrong with the program or the rule trace in the task's metadata, in one line; '' when they are right or there are none. Hidden outputs are not judged."
-    from arc_jepa.dsl.program import Failure, Program, ProgramError, parse, run_program
+    from arc_jepa.dsl.program import Failure, ProgramError, parse, run_program
     from arc_jepa.dsl.types import Type
     if 'program' not in task.metadata: return ''
     try: program = parse(task.metadata['program'])

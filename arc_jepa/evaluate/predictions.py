@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..dsl.program import n_steps
-from .retrieval import Question, _entry, composition_table, pixel_scores, read_entry, synthetic_questions, top1
+from .retrieval import Question, _entry, composition_table, encode_questions, latent_scores, pixel_scores, read_entry, synthetic_questions, top1
 from ..generate.corpus import Triples
 from ..generate.generator import GenerateConfig, counterfactuals_of
 from ..grid import pack
 from ..jepa.models import Jepa
 
 # %% auto #0
-__all__ = ['triple_questions', 'program_scores', 'prediction_metrics', 'plot_predictions']
+__all__ = ['triple_questions', 'prediction_metrics', 'plot_predictions']
 
 # %% ../../nbs/56_predictions.ipynb #2af2df4e
 def triple_questions(triples: Triples, n: int, seed: int = 0, candidates: int = 32) -> list[Question]:
@@ -29,12 +29,6 @@ def triple_questions(triples: Triples, n: int, seed: int = 0, candidates: int = 
     return questions
 
 # %% ../../nbs/56_predictions.ipynb #e5229885
-def program_scores(jepa: Jepa, questions: list[Question]) -> np.ndarray:
-    "Cosine of each candidate with what the first program is predicted to make of the input; all questions have equally many candidates."
-    z = jepa.encode(pack(grid for q in questions for grid in (q.input, *q.candidates))).reshape(len(questions), -1, jepa.config.network.latent)
-    predicted = jepa.predict(z[:, 0], program=np.stack([q.programs[0] for q in questions]))
-    return 1 - jepa.distance(predicted[:, None], z[:, 1:])
-
 def prediction_metrics(jepa: Jepa, held_out: Triples | None = None, n: int = 200, seed: int = 0, curriculum: GenerateConfig | None = None) -> dict:
     """Top-1 among 32 outcomes on the same input, by program: `accuracy` with its 95 % interval `low`, `high`, `floors` (untrained, pixels, chance), `by_length` likewise; and the `composition_table`.
 
@@ -42,8 +36,9 @@ def prediction_metrics(jepa: Jepa, held_out: Triples | None = None, n: int = 200
     questions = synthetic_questions(n, 700 + seed, candidates=32, curriculum=curriculum) if held_out is None else triple_questions(held_out, n, seed)
     found = dict(trained=jepa.trained, n=len(questions), questions='sampled tasks' if held_out is None else 'held-out triples', accuracy=None, by_length={})
     if questions:
-        untrained = Jepa.untrained(jepa.config).to(str(jepa.device))
-        tables, lengths = dict(ours=program_scores(jepa, questions), untrained=program_scores(untrained, questions), pixels=pixel_scores(questions)), np.array([int(n_steps(q.programs[0])) for q in questions])
+        both = dict(ours=jepa, untrained=Jepa.untrained(jepa.config).to(str(jepa.device)))
+        tables = {name: latent_scores(one, questions, encode_questions(one, questions), 'program') for name, one in both.items()} | dict(pixels=pixel_scores(questions))
+        lengths = np.array([int(n_steps(q.programs[0])) for q in questions])
         everything = _row(tables, lengths > 0)
         found |= dict(accuracy=everything.pop('value'), **everything, by_length={str(k): _row(tables, lengths == k) for k in np.unique(lengths)})
     return found | dict(composition=composition_table(jepa, n, seed))

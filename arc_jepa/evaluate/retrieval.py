@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS
-from ..dsl.program import from_array, load_library, n_steps, run_program, to_rows
+from ..dsl.program import load_library, n_steps, run_program, to_rows
 from ..dsl.types import Type
 from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, ProgramConfig, phase_table, sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
@@ -118,8 +118,8 @@ def statistics_scores(questions: Sequence[Question], settings: TokenSettings = T
 # %% ../../nbs/51_retrieval.ipynb #250017
 @dataclass(frozen=True)
 class Latents:
-    "Latents of questions: rule and input a row each, candidates as a list of arrays."
-    rules: np.ndarray
+    "Latents of questions: rule and input a row each, candidates as a list of arrays; no rules where there are no demonstrations."
+    rules: np.ndarray | None
     inputs: np.ndarray
     candidates: list[np.ndarray]
 
@@ -128,7 +128,7 @@ def encode_questions(jepa: Jepa, questions: Sequence[Question]) -> Latents:
     z = jepa.encode(pack(grid for q in questions for grid in (q.input, *q.candidates)))
     ends = np.cumsum([1 + len(q.candidates) for q in questions])
     parts = np.split(z, ends[:-1])
-    return Latents(jepa.rule([q.demonstrations for q in questions]), np.stack([p[0] for p in parts]), [p[1:] for p in parts])
+    return Latents(jepa.rule([q.demonstrations for q in questions]) if all(q.demonstrations for q in questions) else None, np.stack([p[0] for p in parts]), [p[1:] for p in parts])
 
 def latent_scores(jepa: Jepa, questions: Sequence[Question], latents: Latents, by: str = 'rule') -> np.ndarray:
     "Cosine of each candidate with the prediction from the input and the `rule`, or the true `program`."

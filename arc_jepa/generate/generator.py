@@ -17,7 +17,7 @@ from ..grid import PackedGrids, Pair
 from ..dsl.ops import N_OPS
 from ..dsl.program import ARRAY_SHAPE, COLUMNS, MAX_ROWS
 from ..dsl.types import GRID, HEADER, VALUE_BYTES, hash_words, same_value, value_bytes
-from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, OneStep, RuleTable, Workshop, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_another_condition, explained_by_one_step, holds_refused, keep_value,
+from .rules import (KINDS, MAX_LENGTH, SHORTEST, Choice, Kind, RuleTable, assemble_reductions, assemble_rule, colours_in, draw_rule, explained_by_another_argument, explained_by_another_condition, explained_by_one_step, holds_refused, keep_value,
                                      one_step, parts_that_matter, reduce_rule, rule_table, run_code, well_typed, workshop)
 from .scenes import between, draw, draw_family, draw_styled_scene, seed_state
 

@@ -15,14 +15,14 @@ from pydantic import Field
 
 from ..compiled import call_kernel, jit, pointer
 from ..config import Config
-from ..dsl.ops import N_OPS, OPS, ColourMap, PackedPair, Parameter, op_table_hash
+from ..dsl.ops import OPS, ColourMap, PackedPair, Parameter, op_table_hash
 from ..dsl.program import N_WORDS, PARAMETER_KINDS, assemble_rows, machine
 from ..dsl.types import COLOUR as COLOUR_VALUE, GRID, HEADER, MASK as MASK_VALUE, OK, VALUE_BYTES, WORK_BYTES, Type, finish, mix64, value_bytes
 from ..generate.generator import TaskBatch
 from ..generate.rules import Workshop, run_code, workshop
 from ..grid import N_COLOURS, PackedGrids
 from .tokens import (COLOUR, HEIGHT, MASK, MASKED_COLOUR, OBJECT_BYTES, OVERFLOW_COLOUR, SAME_COLOUR, SAME_SHAPE, SCENE_SHARE, STATISTIC_GROUPS,
-                                  WIDTH, Prepared, Tokens, TokenSettings, join, prepare, program_names)
+                                  WIDTH, Prepared, Tokens, TokenSettings, join, prepare, program_names, tokenize)
 
 # %% auto #0
 __all__ = ['COLOUR_ARGUMENTS', 'ViewKind', 'AugmentationConfig', 'draw_palettes', 'recolour_programs', 'recolour_grids',
@@ -352,6 +352,7 @@ def mask_objects(prepared: Prepared, ratio: float, rng: np.random.Generator) -> 
     tokens, salts = prepared.tokens, rng.integers(0, 1 << 63, len(prepared.programs)).astype(np.uint64)
     objects, relations = tokens.objects.copy(), tokens.relations.copy()
     _hide(objects, relations, tokens.count, _owners(prepared), salts, ratio)
+    # Keys stay those of the whole grids: the truth is no wrong answer because another task (or an earlier step, in the queue) hides something else in it.
     return replace(prepared, tokens=replace(tokens, objects=objects, relations=relations))
 
 # %% ../../nbs/29_augmentations.ipynb #290030
@@ -406,10 +407,12 @@ def view_grids(grids: PackedGrids, kind: ViewKind, rng: np.random.Generator) -> 
     return PackedGrids(cells, starts, height, width)
 
 # %% ../../nbs/29_augmentations.ipynb #290034
-def prepare_augmented(batch: TaskBatch, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator) -> Prepared:
-    "`prepare` with the augmentations that `config` asks for. Raises ValueError for masking of other tokens than objects."
+def prepare_augmented(batch: TaskBatch, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator, views: ViewKind | None = None) -> Prepared:
+    "`prepare` with the augmentations that `config` asks for, and with `views` of the first inputs, as they are after recolouring. Raises ValueError for masking of other tokens than objects."
     if config.palette_permutation: batch = permute_tasks(batch, rng)
-    return _masked(prepare(batch, settings, rng), settings, config, rng)
+    prepared = _masked(prepare(batch, settings, rng), settings, config, rng)
+    if views is None: return prepared
+    return replace(prepared, views=tokenize(view_grids(batch.grids.select(np.arange(0, len(batch.grids), 2 * batch.pairs)), views, rng), settings))
 
 def augment_prepared(prepared: Prepared, settings: TokenSettings, config: AugmentationConfig, rng: np.random.Generator) -> Prepared:
     "The same for a batch from shards, `settings` being theirs; the batch itself where `config` asks for nothing."

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+
 from dataclasses import asdict, dataclass
 
 import numpy as np

@@ -26,9 +26,9 @@ from ..threads import in_threads, n_threads
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, covariance_term, ema_update, info_nce, invariance_loss,
                                        inverse_dynamics_loss, op_log_probabilities, prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions,
-                                       SIGREG_HEALTHY, two_tower_loss, variance_term)
+                                       sigreg_healthy, two_tower_loss, variance_term)
 from .quantizer import QuantizerConfig, make_quantizer
-from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, prepare, tokenize, tokenizer_hash
+from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, tokenize, tokenizer_hash
 
 OBJECTIVES = ('program', 'demonstrations', 'same_input', 'rule_program', 'prior', 'inverse', 'relational', 'invariance')     # each with its chance level
 REGULARISERS = ('sigreg', 'vicreg', 'vq')                                                                                    # each with its healthy value
@@ -46,7 +46,18 @@ class JepaConfig(Config):
     @model_validator(mode='after')
     def _something_is_learned(self) -> JepaConfig:
         if not any(getattr(self.loss, name) for name in OBJECTIVES): raise ValueError('all objectives of `loss` weigh 0 and nothing would be learned; give one of them a weight, such as loss.program=1')
-        if self.loss.objective != 'infonce' and self.loss.queue_size: raise ValueError(f'loss.queue_size={self.loss.queue_size} keeps wrong answers, and loss.objective={self.loss.objective} has none; set loss.queue_size=0')
+        return self
+
+    @model_validator(mode='after')
+    def _every_setting_counts(self) -> JepaConfig:
+        "What nothing reads is refused once it is changed. Defaults are not: a saved config spells them all out."
+        def changed(part: Config, name: str) -> bool: return getattr(part, name) != type(part).model_fields[name].default
+        loss, network = self.loss, self.network
+        idle = [name for name in ('same_input', 'input_negatives', 'queue_size') if changed(loss, name) and (name != 'same_input' or loss.same_input)]      # without weight, same_input says what happens
+        if idle and loss.objective != 'infonce':
+            raise ValueError(f'{", ".join(f"loss.{name}={json.dumps(getattr(loss, name))}" for name in idle)}: about wrong answers, and loss.objective={loss.objective} has none; leave out what is about them, or set loss.objective=infonce')
+        if network.conditioning == 'steps' and changed(network, 'predictor_layers'):
+            raise ValueError(f'network.predictor_layers={network.predictor_layers}: network.conditioning=steps has as many layers as the program has steps; leave it out, or set network.conditioning to concat, film, adaln or cross_attention')
         return self
 
     @model_validator(mode='after')
@@ -127,11 +138,9 @@ def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
 
 # %% ../../nbs/27_models.ipynb #373d3ab4
-def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "All candidates N×D and their keys N; for the T·P outputs and the T·C counterfactual ones where each is among them, and which candidates equal it (bool)."
-    rows, target, same = candidate_set(e.true_in, e.true_out, e.true_other, *e.keys, input_negatives=model.config.loss.input_negatives)
-    keys = torch.cat([e.keys[1].flatten(), *([e.keys[0].flatten()] if model.config.loss.input_negatives else []), e.keys[2]])
-    target = torch.cat([target, torch.arange(len(rows) - len(e.true_other), len(rows), device=target.device)])
+def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+    "All candidates N×D; for the T·P outputs and the T·C counterfactual ones where each is among them, and which candidates equal it (bool)."
+    rows, keys, target = candidate_set(e.true_in, e.true_out, e.true_other, *e.keys, input_negatives=model.config.loss.input_negatives)
     if model.queue is not None:
         earlier, earlier_keys = model.queue.rows()
         rows, keys = torch.cat([rows, earlier]), torch.cat([keys, earlier_keys])
@@ -186,7 +195,7 @@ def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Te
     config, found = model.config, {}
     if config.sigreg.weight:
         directions = sigreg_directions(e.all.shape[1], config.sigreg.num_slices, step, device=e.all.device)
-        found['sigreg'] = sigreg(e.all, directions, config.sigreg.num_points), SIGREG_HEALTHY
+        found['sigreg'] = sigreg(e.all, directions, config.sigreg.num_points), sigreg_healthy(config.sigreg.num_points)
     if config.vicreg.weight: found['vicreg'] = config.vicreg.variance * variance_term(e.all) + config.vicreg.covariance * covariance_term(e.all), 0.0
     if model.quantizer is not None:
         quantized = model.quantizer(e.objects.detach() if config.quantizer.kind == 'fsq' else e.objects)

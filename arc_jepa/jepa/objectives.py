@@ -38,7 +38,7 @@ class LossConfig(Config):
     target_decay: float = Field(0.0, ge=0, lt=1, description='how slowly an averaged encoder that gives the true latents follows the trained one; 0: the trained one gives them')
 
 class SigregConfig(Config):
-    "Pull towards a Gaussian: loss + weight · SIGReg, with the number of rows in SIGReg (its healthy value is 1.05 whatever the batch)."
+    "Pull towards a Gaussian: loss + weight · SIGReg, with the number of rows in SIGReg (its healthy value depends on the knots alone, 1.05 at 17)."
     weight: float = Field(0.0, ge=0)
     num_slices: int = Field(64, ge=1, description='directions, drawn anew each step')
     num_points: int = Field(17, ge=3, description='knots of the trapezoid rule on [0, 3]')
@@ -50,9 +50,9 @@ class VicregConfig(Config):
     covariance: float = Field(0.04, ge=0)
 
 # %% auto #0
-__all__ = ['SIGREG_HEALTHY', 'VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'SigregConfig', 'VicregConfig', 'info_nce',
-           'candidate_set', 'same_input_loss', 'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss',
-           'Temperature', 'sigreg_directions', 'sigreg', 'mean_over_ranks', 'variance_term', 'covariance_term',
+__all__ = ['VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'SigregConfig', 'VicregConfig', 'info_nce', 'candidate_set',
+           'same_input_loss', 'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss', 'Temperature',
+           'sigreg_healthy', 'sigreg_directions', 'sigreg', 'mean_over_ranks', 'variance_term', 'covariance_term',
            'vicreg', 'prediction_error', 'relational_loss', 'invariance_loss', 'inverse_dynamics_loss', 'NegativeQueue',
            'ema_update']
 
@@ -78,16 +78,14 @@ def info_nce(predicted: Tensor,             # M×D
     return F.cross_entropy(scores, target), chance
 
 # %% ../../nbs/26_objectives.ipynb #230013
-def candidate_set(z_in: Tensor, z_out: Tensor, z_other: Tensor | None, keys_in: Tensor, keys_out: Tensor, keys_other: Tensor | None,
-                  input_negatives: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates N×D of a batch (outputs first), the index of each output's own row, and which candidates are the same grid, bool M×N.
+def candidate_set(z_in: Tensor, z_out: Tensor, z_other: Tensor, keys_in: Tensor, keys_out: Tensor, keys_other: Tensor, input_negatives: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates N×D of a batch (outputs first, `z_other` last), their keys N, and where each output and each of `z_other` stands among them, int64 T·P + K.
 
     `z_in`, `z_out` are T×P×D, `z_other` K×D; keys are int64 content hashes of the same shapes without D."""
-    rows, keys = [z_out.flatten(0, 1)], [keys_out.flatten()]
-    if input_negatives: rows.append(z_in.flatten(0, 1)); keys.append(keys_in.flatten())
-    if z_other is not None and len(z_other): rows.append(z_other); keys.append(keys_other)
-    keys = torch.cat(keys)
-    return torch.cat(rows), torch.arange(len(rows[0]), device=z_out.device), keys_out.flatten()[:, None] == keys[None]
+    inputs = ([z_in.flatten(0, 1)], [keys_in.flatten()]) if input_negatives else ([], [])
+    rows, keys = torch.cat([z_out.flatten(0, 1), *inputs[0], z_other]), torch.cat([keys_out.flatten(), *inputs[1], keys_other])
+    place = torch.arange(len(rows), device=rows.device)
+    return rows, keys, torch.cat([place[:keys_out.numel()], place[len(rows) - len(z_other):]])
 
 # %% ../../nbs/26_objectives.ipynb #230016
 def same_input_loss(predicted: Tensor,   # T×Q×D, question q of a task has candidate `targets[q]` for its answer
@@ -146,7 +144,18 @@ class Temperature(nn.Module):
         return (self.log + (self.log.clamp(self.low, self.high) - self.log).detach()).exp()
 
 # %% ../../nbs/26_objectives.ipynb #7dc9ad9e
-SIGREG_HEALTHY = 1.0525     # expectation under N(0, I), whatever N and D, at 17 knots up to 3
+def _knots(n_points: int, t_max: float, dtype: torch.dtype = torch.float64, device: torch.device | str = 'cpu') -> tuple[Tensor, Tensor, Tensor]:
+    "Knots t of the trapezoid rule on [0, t_max], the characteristic function φ of N(0, 1) there, and the weights w, for t and −t and with the window φ."
+    knots = torch.linspace(0, t_max, n_points, dtype=dtype, device=device)
+    normal = (-knots.square() / 2).exp()
+    weights = 2 * t_max / (n_points - 1) * normal
+    weights[::n_points - 1] /= 2        # the first and the last
+    return knots, normal, weights
+
+def sigreg_healthy(n_points: int = 17, t_max: float = 3.0) -> float:
+    "Expectation of `sigreg` for rows from N(0, I), whatever N, D and the directions: Σ w (1 − φ²), because N times the variance of an empirical characteristic function is 1 − φ²."
+    _, normal, weights = _knots(n_points, t_max)
+    return float(weights @ (1 - normal.square()))
 
 def sigreg_directions(dim: int, n_slices: int, step: int, seed: int = 0, device: torch.device | str = 'cpu') -> Tensor:
     "float32 D×K unit directions that depend on (seed, step) alone: the same on all ranks and devices; other random states stay as they are."
@@ -175,13 +184,10 @@ def sigreg(z: Tensor,                       # N×D, not normalised
            reduce: Callable[[Tensor], Tensor] | None = None,    # mean over ranks that lets gradients through, such as `mean_over_ranks`
            world: int = 1,                  # how many ranks share the batch, N rows each
           ) -> Tensor:
-    "Distance of z from N(0, I) with N·world included, a scalar in float32 (float64 where z is) even under autocast; about `SIGREG_HEALTHY` for a Gaussian."
+    "Distance of z from N(0, I) with N·world included, a scalar in float32 (float64 where z is) even under autocast; about `sigreg_healthy` for a Gaussian."
     with torch.autocast(z.device.type, enabled=False):
         z = _single_or_double(z)
-        knots = torch.linspace(0, t_max, n_points, dtype=z.dtype, device=z.device)
-        normal = (-knots.square() / 2).exp()
-        weights = 2 * t_max / (n_points - 1) * normal
-        weights[::n_points - 1] /= 2        # the first and the last
+        knots, normal, weights = _knots(n_points, t_max, z.dtype, z.device)
         waves = _MeanWaves.apply(z @ directions.to(z), knots)
         cos, sin = waves if reduce is None else reduce(waves)
         return len(z) * world * (weights @ ((cos - normal[:, None]).square() + sin.square())).mean()

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,18 +27,18 @@ from ..datasets import DatasetError
 from ..dsl.ops import op_table_hash
 from ..generate.corpus import TripleBatches, read_triples, split_triples
 from ..generate.generator import GenerateConfig, TaskBatch, sample_batch
-from ..jepa.augmentations import AugmentationConfig, augment_prepared, permute_tasks, prepare_augmented, view_grids
+from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_augmented
 from ..jepa.diagnostics import diagnose, diagnostic_tags
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..threads import compute_threads
-from ..jepa.tokens import Prepared, tokenize, tokenizer_hash
+from ..jepa.tokens import Prepared, tokenizer_hash
 from .runstate import CheckpointError, Progress, RandomState, RunState, checkpoints, resume as resume_state, step_of
 
 # %% auto #0
-__all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig', 'PreTokenized',
-           'TrainConfig', 'learning_rate', 'open_shards', 'open_triples', 'Trainer', 'metrics_row', 'Log',
-           'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
+__all__ = ['METRICS', 'EMBEDDING_METRICS', 'MAY_CHANGE', 'Measure', 'OptimizerConfig', 'TrainingConfig', 'LoggingConfig',
+           'PreTokenized', 'TrainConfig', 'learning_rate', 'open_shards', 'open_triples', 'Trainer', 'metrics_row',
+           'Log', 'read_metrics', 'StopRequest', 'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/31_training.ipynb #310005
 class OptimizerConfig(Config):
@@ -100,6 +100,15 @@ class TrainConfig(JepaConfig):
         return self
 
     @model_validator(mode='after')
+    def _augmentations_fit_the_tokens(self) -> TrainConfig:
+        mask, t = self.augmentations.mask_ratio, self.tokens
+        if mask and t.kind != 'objects': raise ValueError(f'augmentations.mask_ratio={mask:g} takes their identity from objects, and tokens.kind={t.kind} makes none; set augmentations.mask_ratio=0, or tokens.kind=objects')
+        if self.pre_tokenized and t.kind != 'objects': raise ValueError(f'pre_tokenized shards hold objects, and tokens.kind={t.kind} makes none; set tokens.kind=objects, or leave out pre_tokenized')
+        if self.pre_tokenized and self.augmentations.palette_permutation and t.background > 0:
+            raise ValueError(f'augmentations.palette_permutation cannot change colours in pre_tokenized shards whose background is a colour: tokens.background={t.background}; right would be 0 or -1 there, or augmentations.palette_permutation=false, or no pre_tokenized')
+        return self
+
+    @model_validator(mode='after')
     def _one_source(self) -> TrainConfig:
         if self.dataset_triples and self.pre_tokenized: raise ValueError('dataset_triples and pre_tokenized both say what to train on; leave out one of the two')
         if self.dataset_triples and self.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
@@ -137,6 +146,8 @@ def open_triples(config: TrainConfig) -> tuple[TripleBatches, TripleBatches] | N
     used = len(training.triples) + len(held_out.triples)
     if used < len(triples): print(f'{config.dataset_triples}: {len(triples) - used:,} of {len(triples):,} triples belong to programs with fewer than {t.pairs} (training.pairs) and are left out', file=sys.stderr)
     if training.n_groups < t.batch_size: raise DatasetError(f'{config.dataset_triples}: {training.n_groups} groups of {t.pairs} triples of one program to train on ({held_out.n_groups} are held out), and a batch takes {t.batch_size}; set training.batch_size to {training.n_groups} or less, or take more triples')
+    held_rows = min(t.batch_size, held_out.n_groups) * t.pairs     # never more than a training batch has
+    if config.loss.relational and held_rows < 3: raise DatasetError(f'{config.dataset_triples}: {held_out.n_groups} groups of {t.pairs} triples of one program are held out ({training.n_groups} are to train on) and training.batch_size is {t.batch_size}, so that validation has {held_rows} predictions at once, and loss.relational compares three or more; set loss.relational=0, or training.pairs=3, or take triples of more programs')
     if t.counterfactuals and not len(training.triples.others): raise DatasetError(f'{config.dataset_triples}: no outcome of another program on any input; set training.counterfactuals=0, or write triples with `arc-jepa triples --counterfactuals {t.counterfactuals}`')
     return training, held_out
 
@@ -166,13 +177,8 @@ class Trainer:
         shards, seed = self.shards if seed is None else None, t.seed if seed is None else seed
         rng = np.random.default_rng((seed, index))
         if shards: return augment_prepared(shards.batch(shards.indices(seed, index, t.batch_size), t.pairs, rng), tokens, augmentations, rng).to(t.device)
-        tasks = self._tasks(index, seed, rng)
-        if augmentations.palette_permutation: tasks = permute_tasks(tasks, rng)
-        prepared = prepare_augmented(tasks, tokens, augmentations.model_copy(update=dict(palette_permutation=False)), rng)
-        if self.config.loss.invariance:
-            kinds, first = self.config.loss.invariance_views, np.arange(0, len(tasks.grids), 2 * t.pairs)
-            prepared.views = tokenize(view_grids(tasks.grids.select(first), kinds[index % len(kinds)], rng), tokens)
-        return prepared.to(t.device)
+        kinds = self.config.loss.invariance_views if self.config.loss.invariance else (None,)
+        return prepare_augmented(self._tasks(index, seed, rng), tokens, augmentations, rng, kinds[index % len(kinds)]).to(t.device)
 
     def _tasks(self, index: int, seed: int, rng: np.random.Generator) -> TaskBatch:
         t = self.config.training
@@ -186,7 +192,8 @@ class Trainer:
         for group in self.optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
         self.optimizer.zero_grad()
         with self.random:
-            losses = batch_losses(self.model, self._taken(step), step)
+            losses = batch_losses(self.model, self._coming.pop(step).result() if step in self._coming else self.batch(step), step)
+            self._coming = {step + 1: self._maker.submit(self.batch, step + 1)} if step + 1 < self.config.steps else {}
             losses['total'].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
         if not torch.isfinite(norm): raise FloatingPointError(f'step {step}: the gradient is not finite (losses { {k: v.item() for k, v in losses.items()} })')
@@ -195,12 +202,6 @@ class Trainer:
         self.progress.step += 1
         self.progress.tasks += self.config.training.batch_size
         return {**losses, 'gradient_norm': norm}
-
-    def _taken(self, step: int) -> Prepared:
-        "The batch of this step; the next one is made in another thread while the network computes."
-        batch = self._coming.pop(step).result() if step in self._coming else self.batch(step)
-        self._coming = {step + 1: self._maker.submit(self.batch, step + 1)} if step + 1 < self.config.steps else {}
-        return batch
 
     @torch.no_grad()
     def validate(self, batches: int = 3) -> dict[str, float]:
@@ -323,13 +324,17 @@ def _model_is_current(trainer: Trainer, run_dir: Path) -> bool:
     except JepaError: return False
 
 # %% ../../nbs/31_training.ipynb #310021
-def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Path = False, max_seconds: float | None = None, progress: bool = True) -> TrainResult:
+Measure = Callable[..., dict]      # (Jepa, the held-out `Triples` or None, curriculum=…), such as `prediction_metrics`: measuring is a floor above, so it is handed in
+
+def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Path = False, max_seconds: float | None = None, progress: bool = True, *, measure: Measure | None = None) -> TrainResult:
     """Train to `config.steps` in `run_dir`. `resume=True` goes on from the newest valid checkpoint (or starts), a path from that one.
 
-    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130. Raises `DirectoryInUse` where another process trains."""
-    with only_one(run_dir), compute_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress)
+    `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130.
+    `measure` is called at the end where `training.prediction_metrics` asks for it. Raises ValueError where it asks and there is none, `DirectoryInUse` where another process trains."""
+    if config.training.prediction_metrics and measure is None: raise ValueError('training.prediction_metrics is true, and nothing was given to measure with; pass measure=prediction_metrics (arc_jepa.evaluate.predictions), or set training.prediction_metrics=false')
+    with only_one(run_dir), compute_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress, measure)
 
-def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_seconds: float | None, progress: bool) -> TrainResult:
+def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_seconds: float | None, progress: bool, measure: Measure | None) -> TrainResult:
     trainer = Trainer(config)
     _start(trainer, run_dir, resume)
     save_config(config, run_dir/'config.yaml')
@@ -343,15 +348,14 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
         raise SystemExit(128 + stop.signal)
     p = trainer.progress
     result = TrainResult(str(run_dir), p.step, p.step >= config.steps, p.seconds, p.tasks / max(p.seconds, 1e-9), trainer.state.sha256())
-    measured = dict(prediction_metrics=_prediction_metrics(trainer)) if config.training.prediction_metrics else {}
+    measured = dict(prediction_metrics=_measured(trainer, measure)) if config.training.prediction_metrics else {}
     write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result) | measured, indent=1) + '\n')
     return result
 
 # %% ../../nbs/31_training.ipynb #e1d4e5a5
-def _prediction_metrics(trainer: Trainer) -> dict:
-    from arc_jepa.evaluate.predictions import prediction_metrics        # the one look upwards, when the run is over: what a run's summary holds is measured by the floor that measures
+def _measured(trainer: Trainer, measure: Measure) -> dict:
     held_out = trainer.triples[1].triples if trainer.triples else None
-    try: return prediction_metrics(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
+    try: return measure(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
     finally: trainer.model.train()
 
 # %% ../../nbs/31_training.ipynb #310033
