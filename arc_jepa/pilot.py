@@ -167,9 +167,11 @@ class PilotWork:
         return Jepa.load(self.run_dir/'jepa')
 
     def probe(self) -> None:
-        from arc_jepa.evaluate.retrieval import retrieval_table
-        n = self.config.probe_tasks
-        write_atomic(self.run_dir/'retrieval.json', json.dumps(retrieval_table(self.jepa(), n_tasks=n, arc_tasks=n // 2, probe_tasks=10 * n), indent=1))
+        from arc_jepa.evaluate.retrieval import probe_table, write_pictures
+        jepa = self.jepa()
+        table = probe_table(jepa, self.config.probe_tasks)
+        write_pictures(jepa, table, self.run_dir/'pictures')
+        write_atomic(self.run_dir/'retrieval.json', json.dumps(table, indent=1))
 
     def solve(self, name: str, file: str) -> None:
         from arc_jepa.datasets import load_tasks

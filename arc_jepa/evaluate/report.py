@@ -5,6 +5,7 @@
 # %% ../../nbs/53_report.ipynb #530003
 from __future__ import annotations
 
+import base64
 import html
 import io
 import json
@@ -22,7 +23,7 @@ from ..dsl.program import Failure, Program, ProgramError, parse, run_program
 from ..dsl.types import Type
 from .evaluation import first_fits, programs_to_first_fit
 from ..grid import COLOUR_NAMES, PALETTE, Task, grid_svg, task_html
-from .retrieval import FLOORS, MEASURES, above_floor, draw_retrieval, read_entry
+from .retrieval import FLOORS, MEASURES, PICTURES, above_floor, draw_retrieval, read_entry
 from ..statistics import as_number, sign_test
 
 # %% auto #0
@@ -246,7 +247,13 @@ def retrieval_html(run_dir: Path) -> str:
     if read_entry(rank, 'latent')[0] is not None:
         words += f'<p>Effective rank of the latents: {count(read_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
     chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (.8, .5))
-    return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows)
+    return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows) + _pictures_html(run_dir/'pictures')
+
+def _pictures_html(directory: Path) -> str:
+    "What the pilot drew of the latents; nothing where it did not."
+    def one(path: Path, caption: str) -> str:
+        return f'<figure class="plot"><img alt="{escape(caption)}" style="max-width:100%;background:#fff" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return ''.join(one(path, caption) for name, caption in PICTURES.items() if (path := directory/f'{name}.png').is_file())
 
 # %% ../../nbs/53_report.ipynb #530036
 def solved(row: Any, variant: str) -> bool:
