@@ -138,10 +138,12 @@ class Temperature(nn.Module):
         super().__init__()
         self.low, self.high = math.log(config.temperature_min), math.log(config.temperature_max)
         self.log = nn.Parameter(torch.tensor(math.log(config.temperature)), requires_grad=config.learnable_temperature)
+        # Adam would carry it far beyond a bound, and its gradient there would count when gradients are clipped
+        if config.learnable_temperature: self.log.register_hook(lambda g: torch.where((self.log <= self.low) & (g > 0) | (self.log >= self.high) & (g < 0), 0.0, g))
 
     def forward(self) -> Tensor:
-        # The value is clamped but the gradient passes: at the bound it can still come back.
-        return (self.log + (self.log.clamp(self.low, self.high) - self.log).detach()).exp()
+        with torch.no_grad(): self.log.clamp_(self.low, self.high)
+        return self.log.exp()
 
 # %% ../../nbs/26_objectives.ipynb #7dc9ad9e
 def _knots(n_points: int, t_max: float, dtype: torch.dtype = torch.float64, device: torch.device | str = 'cpu') -> tuple[Tensor, Tensor, Tensor]:
