@@ -14,8 +14,9 @@ import torch
 
 from arc_jepa.config import config_names, load_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
-from arc_jepa.grid import pack
-from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
+from arc_jepa.grid import Pair, Task, pack
+from arc_jepa.evaluate.evaluation import leave_one_out_distances
+from arc_jepa.evaluate.retrieval import composition_curriculum, composition_scores, encode_questions, latent_scores, synthetic_questions, top1
 from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, prepare, tokenize
 from arc_jepa.threads import compute_threads
@@ -271,6 +272,38 @@ def test_an_averaged_encoder_gives_all_candidates_and_no_gradient():
     before = [p.clone() for p in model.target.parameters()]
     model.update_target()
     for old, new, source in zip(before, model.target.parameters(), model.encoder.parameters()): assert torch.allclose(new, 0.9 * old + 0.1 * source, atol=1e-6)
+
+
+def test_the_averaged_encoder_keeps_its_own_running_means():
+    model, batch = WorldModel(JepaConfig(loss=dict(target_decay=0.9))).train(), one_batch()
+    norms, expected = [part.head[2] for part in (model.encoder, model.target)], []
+    with torch.no_grad():
+        for p in model.target.parameters(): p.mul_(1.5)
+        for part in (model.encoder, model.target): expected.append(0.1 * part.head[:2](part.features(batch.tokens)[0]).mean(0))
+    batch_losses(model, batch); model.update_target()
+    for norm, mean in zip(norms, expected): assert norm.num_batches_tracked == 1 and torch.allclose(norm.running_mean, mean, atol=1e-6)
+    assert not torch.allclose(*expected, atol=1e-3)
+
+
+def test_predictions_are_judged_by_the_averaged_encoder():
+    "Everything that a prediction is compared with follows the target; what it is made from does not."
+    questions = synthetic_questions(3)
+    tasks = [Task('t', q.demonstrations, (Pair(q.input, q.candidates[0]),)) for q in questions]
+    composed = synthetic_questions(3, 300, curriculum=composition_curriculum())
+    def judged(jepa):
+        latents = encode_questions(jepa, questions)
+        return dict(inputs=latents.inputs, rules=latents.rules), dict(candidates=np.concatenate(latents.candidates), distances=leave_one_out_distances(jepa, tasks), **composition_scores(jepa, composed))
+    jepa = Jepa.untrained(JepaConfig(loss=dict(target_decay=0.9)))
+    start, fixed = judged(jepa)
+    for before, after in zip((start, fixed), judged(Jepa.untrained())):
+        for name in before: assert np.allclose(before[name], after[name], atol=1e-5, equal_nan=True), 'the target starts as the encoder'
+    with torch.no_grad():
+        for p in jepa.model.target.parameters(): p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    later, moved = judged(jepa)
+    for name in start: assert np.array_equal(start[name], later[name]), name
+    for name in fixed: assert not np.allclose(fixed[name], moved[name], atol=1e-3, equal_nan=True), name
+    plain, grids = Jepa.untrained(), [q.input for q in questions]
+    assert np.array_equal(plain.encode(grids, target=True), plain.encode(grids))
 
 
 @pytest.mark.parametrize('changed, message', [(dict(loss=dict(objective='mse', same_input=0.5)), 'loss.same_input=0.5: about wrong answers, and loss.objective=mse has none'),

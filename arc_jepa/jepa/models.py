@@ -299,21 +299,22 @@ def _method(function):
 
 @_method
 @torch.inference_mode()
-def encode(self, grids: PackedGrids | Iterable[np.ndarray]) -> np.ndarray:
-    "float32 N×latent."
+def encode(self, grids: PackedGrids | Iterable[np.ndarray], target: bool = False) -> np.ndarray:
+    "float32 N×latent. What predictions are compared with (candidates, true outputs) is encoded with `target`: by the averaged encoder, where there is one. What `predict` and `rule` start from is not."
     packed = grids if isinstance(grids, PackedGrids) else pack(grids)
     if not len(packed): return np.zeros((0, self.config.network.latent), np.float32)
-    return self.encode_tokens(tokenize(packed, self.config.tokens))
+    return self.encode_tokens(tokenize(packed, self.config.tokens), target)
 
 @_method
 @torch.inference_mode()
-def encode_tokens(self, tokens: Tokens) -> np.ndarray:
-    "float32 N×latent, for grids that were tokenised already."
+def encode_tokens(self, tokens: Tokens, target: bool = False) -> np.ndarray:
+    "float32 N×latent, for grids that were tokenised already; `target` as in `encode`."
+    encoder = self.model.target if target and self.model.target is not None else self.model.encoder
     order = np.argsort(tokens.count, kind='stable')     # neighbours in length share a chunk, so padding stays short
     z = np.empty((len(tokens), self.config.network.latent), np.float32)
     for i in range(0, len(order), self.chunk):
         rows = order[i:i + self.chunk]
-        z[rows] = self.model.encoder(tokens.select(rows)).cpu().numpy()
+        z[rows] = encoder(tokens.select(rows)).cpu().numpy()
     return z
 
 # %% ../../nbs/27_models.ipynb #240021

@@ -308,12 +308,9 @@ class NegativeQueue(nn.Module):
 # %% ../../nbs/26_objectives.ipynb #a55b2e22
 @torch.no_grad()
 def ema_update(target: nn.Module, source: nn.Module, decay: float) -> None:
-    "Move the parameters of `target` to decay·target + (1 − decay)·source, in place, and copy the buffers. Raises ValueError for modules of different make."
+    "Move the parameters of `target` to decay·target + (1 − decay)·source, in place; its buffers stay its own. Raises ValueError for modules of different make."
     if not 0 <= decay <= 1: raise ValueError(f'decay is in 0…1, not {decay}')
-    for kind in ('named_parameters', 'named_buffers'):
-        ours, theirs = dict(getattr(target, kind)()), dict(getattr(source, kind)())
-        differ = sorted(name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape)
-        if differ: raise ValueError(f'target and source differ in {", ".join(differ)}')
-        for name, value in ours.items():
-            if kind == 'named_parameters': value.lerp_(theirs[name].to(value), 1 - decay)
-            else: value.copy_(theirs[name])
+    ours, theirs = dict(target.named_parameters()), dict(source.named_parameters())
+    differ = sorted(name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape)
+    if differ: raise ValueError(f'target and source differ in {", ".join(differ)}')
+    for name, value in ours.items(): value.lerp_(theirs[name].to(value), 1 - decay)
