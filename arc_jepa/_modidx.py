@@ -1877,6 +1877,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.jepa.models.encode': ('models.html#encode', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.encode_batch': ('models.html#encode_batch', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.encode_tokens': ('models.html#encode_tokens', 'arc_jepa/jepa/models.py'),
+                                      'arc_jepa.jepa.models.latents_of_views': ('models.html#latents_of_views', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.load': ('models.html#load', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.one_op': ('models.html#one_op', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.op_between': ('models.html#op_between', 'arc_jepa/jepa/models.py'),

@@ -285,6 +285,22 @@ def test_the_averaged_encoder_keeps_its_own_running_means():
     assert not torch.allclose(*expected, atol=1e-3)
 
 
+def test_views_leave_no_trace_in_the_running_means():
+    "One update a step, by real grids alone; and a view that shows a grid as it is has its latent, in training and after it."
+    batch, states, firsts = one_batch(), [], np.arange(0, 8 * 8, 8)
+    for views in (None, batch.tokens.select(firsts + 1), batch.tokens.select(firsts)):
+        torch.manual_seed(0)
+        model = WorldModel(JepaConfig(loss=dict(invariance=float(views is not None)))).train()
+        batch.views = views
+        batch_losses(model, batch)
+        states.append([model.encoder.head[2].running_mean, model.encoder.head[2].running_var, model.encoder.head[2].num_batches_tracked])
+    assert states[0][2] == 1 and states[0][0].abs().max() > 0
+    for state in states[1:]: assert all(torch.equal(a, b) for a, b in zip(state, states[0]))
+    for mode in (True, False):
+        e = encode_batch(model.train(mode), batch)
+        assert e.views.requires_grad and torch.allclose(e.views, e.z_in[:, 0], atol=1e-5)
+
+
 def test_predictions_are_judged_by_the_averaged_encoder():
     "Everything that a prediction is compared with follows the target; what it is made from does not."
     questions = synthetic_questions(3)

@@ -68,10 +68,10 @@ class JepaConfig(Config):
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'REGULARISERS', 'HELD_OUT_SEED', 'RELATION_TEMPERATURE', 'RULE_OBJECTIVES', 'WEIGHTS', 'DESCRIPTION',
-           'JepaConfig', 'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op',
-           'op_between', 'between_views', 'regularisers', 'ask', 'batch_losses', 'JepaError', 'demonstration_pairs',
-           'Jepa', 'encode', 'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding',
-           'program_embedding', 'rank', 'save', 'load']
+           'JepaConfig', 'WorldModel', 'Encoded', 'latents_of_views', 'encode_batch', 'candidates_of',
+           'prediction_losses', 'one_op', 'op_between', 'between_views', 'regularisers', 'ask', 'batch_losses',
+           'JepaError', 'demonstration_pairs', 'Jepa', 'encode', 'encode_tokens', 'rule', 'predict', 'distance',
+           'prior', 'rule_embedding', 'program_embedding', 'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 class WorldModel(nn.Module):
@@ -116,12 +116,22 @@ class Encoded:
     all: Tensor             # every grid, as the trained encoder sees it
     keys: tuple[Tensor, Tensor, Tensor]     # int64 T×P, T×P, T·C
     objects: Tensor         # M×width
+    views: Tensor | None = None     # T×D, of the first inputs in another view, where `invariance` asks for it
 
     def own(self) -> tuple[Tensor, Tensor]:
         "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals) and their keys."
         n = len(self.z_in)
         return (torch.cat([self.true_out[:, -1:], self.true_in[:, -1:], self.true_other.view(n, -1, self.z_in.shape[-1])], 1),
                 torch.cat([self.keys[1][:, -1:], self.keys[0][:, -1:], self.keys[2].view(n, -1)], 1))
+
+def latents_of_views(encoder: Encoder, features: Tensor, views: Tensor) -> Tensor:
+    "Latents N×D of `views` (N×2·width, before the head), normalised as the grids with `features` are; the BatchNorm neither counts views nor remembers them, since nobody encodes views but training."
+    linear, norm, rest = encoder.head[:2], encoder.head[2], encoder.head[3:]
+    with torch.autocast(views.device.type, enabled=False):
+        mean, variance = norm.running_mean, norm.running_var
+        if norm.training:
+            with torch.no_grad(): variance, mean = torch.var_mean(linear(features.float()), 0, correction=0)
+        return rest(F.batch_norm(linear(views.float()), mean, variance, norm.weight, norm.bias, eps=norm.eps))
 
 def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     "All grids of the batch, once; what predictions are compared with comes from the averaged encoder, where there is one, and then without a gradient."
@@ -131,11 +141,12 @@ def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     target = z
     if model.target is not None:
         with torch.no_grad(): target = model.target(batch.tokens)
+    views = latents_of_views(model.encoder, features, model.encoder.features(batch.views)[0]) if model.projection is not None and batch.views is not None else None
     keys = torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device)
     half = n * pairs * 2
     split = lambda x: x[:half].view(n, pairs, 2, *x.shape[1:])
     parts = lambda x: (split(x)[:, :, 0], split(x)[:, :, 1], x[half:])
-    return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
+    return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects, views)
 
 # %% ../../nbs/27_models.ipynb #373d3ab4
 def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,10 +196,10 @@ def op_between(model: WorldModel, e: Encoded, batch: Prepared) -> tuple[Tensor, 
     op, only = one_op(programs, model.n_ops)
     return inverse_dynamics_loss(model.inverse(torch.cat([before, torch.cat([e.z_out.flatten(0, 1), e.z_other])], -1)), op, only)
 
-def between_views(model: WorldModel, e: Encoded, batch: Prepared) -> tuple[Tensor, Tensor]:
+def between_views(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor]:
     "The first input of each task and its view find each other in the projection."
-    if batch.views is None: raise ValueError('loss.invariance needs views of the grids, and tokenised shards have none; sample the tasks (no pre_tokenized) or set loss.invariance=0')
-    return invariance_loss(model.projection(e.z_in[:, 0]), model.projection(model.encoder(batch.views)), model.temperatures['invariance'](), e.keys[0][:, 0])
+    if e.views is None: raise ValueError('loss.invariance needs views of the grids, and tokenised shards have none; sample the tasks (no pre_tokenized) or set loss.invariance=0')
+    return invariance_loss(model.projection(e.z_in[:, 0]), model.projection(e.views), model.temperatures['invariance'](), e.keys[0][:, 0])
 
 def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Tensor, float]]:
     "Unweighted penalties on all latents (and on objects: vq), each with its healthy value."
@@ -236,7 +247,7 @@ def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str,
     if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
     if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.true_out.flatten(0, 1), RELATION_TEMPERATURE)
-    if 'invariance' in weights: found['invariance'] = between_views(model, e, batch)
+    if 'invariance' in weights: found['invariance'] = between_views(model, e)
     penalties = regularisers(model, e, step)
     losses = {'total': sum(weights[name] * loss for name, (loss, _) in (found | penalties).items() if name in weights)}
     for name, (loss, chance) in found.items():
