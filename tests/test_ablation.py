@@ -4,14 +4,17 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from arc_jepa.commands import app
 from arc_jepa.config import ConfigError, load_config, override_config
 from arc_jepa.evaluate import ablation
 from arc_jepa.evaluate.ablation import BASELINE, GROUPS, HARD_STOP, VARIANTS, fit_schedule, run_ablation, summarise, train_within, variant_config
+from arc_jepa.evaluate.retrieval import encode_questions, synthetic_questions, tower_scores
 from arc_jepa.generate.corpus import generate
 from arc_jepa.generate.generator import GenerateConfig
+from arc_jepa.jepa.models import Jepa
 from arc_jepa.train.training import TrainConfig, Trainer, learning_rate
 
 BASE = load_config(TrainConfig, 'jepa_pilot', ['training.threads=1'])
@@ -30,6 +33,17 @@ def test_variant_trains(name):
     losses = [trainer.step()['total'].item() for _ in range(2)]
     assert np.isfinite(losses).all()
     assert any((p != q).any() for p, q in zip(before, trainer.model.parameters()))
+
+
+@pytest.mark.parametrize('name', GROUPS['objectives'])
+def test_without_wrong_answers_the_towers_stay_as_they_are_and_are_measured_all_the_same(name):
+    trainer = Trainer(override_config(variant_config(BASE, name), {'training.batch_size': 8, 'optimizer.weight_decay': 0.0}))
+    towers = [p for tower in (trainer.model.rule_tower, trainer.model.program_tower) for p in tower.parameters()]
+    before = [p.detach().clone() for p in towers]
+    losses = trainer.step()
+    assert not losses.keys() & {'same_input', 'rule_program'} and all(torch.equal(p, q) for p, q in zip(before, towers))
+    jepa, questions = Jepa(trainer.model, trained=True, steps=1), synthetic_questions(4)
+    assert np.isfinite(tower_scores(jepa, questions, encode_questions(jepa, questions))).all()
 
 
 def test_variants_change_what_they_name_and_nothing_else():

@@ -17,7 +17,7 @@ from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig,
 from arc_jepa.grid import Pair, Task, pack
 from arc_jepa.evaluate.evaluation import leave_one_out_distances
 from arc_jepa.evaluate.retrieval import composition_curriculum, composition_scores, encode_questions, latent_scores, synthetic_questions, top1
-from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch
+from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prediction_losses
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, prepare, tokenize
 from arc_jepa.threads import compute_threads
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of, resume
@@ -256,7 +256,7 @@ def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(ValueError, match='training.device is cuda, and torch sees no GPU here; set training.device=cpu'): Trainer(load_config(TrainConfig, 'jepa_pretrain_gpu'))
 
 
-@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
+@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
                                            (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned')])
 def test_objectives_that_cannot_learn_are_refused(loss, message):
     with pytest.raises(ValueError, match=message): JepaConfig(loss=loss)
@@ -346,6 +346,38 @@ def test_candidates_and_what_equals_the_truth(input_negatives):
     rows, target, same = candidates_of(model, e)        # the queue now has the 32 outputs
     assert torch.equal(rows[target], torch.cat([e.true_out.flatten(0, 1), e.true_other])) and same.gather(1, target[:, None]).all()
     assert torch.equal(same[:32, -32:], same[:32, :32]) and same[:32, -32:].diagonal().all()
+
+
+@pytest.mark.parametrize('input_negatives', [True, False])
+def test_inputs_are_wrong_answers_in_both_softmaxes_or_in_neither(input_negatives):
+    batch = one_batch(n=6, counterfactuals=2)
+    model = WorldModel(JepaConfig(loss=dict(input_negatives=input_negatives))).train()
+    e, losses = encode_batch(model, batch), batch_losses(model, batch)
+    own, keys = e.own(input_negatives)
+    expected = [e.true_out[:, -1:], *([e.true_in[:, -1:]] if input_negatives else []), e.true_other.view(6, 2, -1)]
+    assert torch.equal(own, torch.cat(expected, 1)) and keys.shape == own.shape[:2]
+    (last_in, last_out), others = batch.tokens.key[:48].reshape(6, 4, 2)[:, -1].T.astype(object), batch.tokens.key[48:].reshape(6, 2).astype(object)
+    answers = [[o, *([i] if input_negatives else []), *c] for i, o, c in zip(last_in, last_out, others)]
+    asked = [[o, *c, o] for o, c in zip(last_out, others)]      # by program, by the counterfactual programs, by rule
+    chance = np.mean([math.log(len(row) - row.count(truth) + 1) for row, truths in zip(answers, asked) for truth in truths])
+    assert losses['same_input/chance'].item() == pytest.approx(chance, abs=1e-5)
+    everything = [*batch.tokens.key[:48].reshape(24, 2)[:, 1], *(batch.tokens.key[:48].reshape(24, 2)[:, 0] if input_negatives else []), *batch.tokens.key[48:]]
+    joint = np.mean([math.log(len(everything) - everything.count(truth) + 1) for truth in everything[:24] + everything[-12:]])
+    assert losses['program/chance'].item() == pytest.approx(joint, abs=1e-5)
+
+
+def test_the_right_answers_are_where_they_are_looked_for():
+    "Predictions that are the true latents cost next to nothing in every softmax, with inputs among the candidates and without."
+    batch = one_batch(n=6, counterfactuals=2)
+    for input_negatives in (True, False):
+        model = WorldModel(JepaConfig(loss=dict(input_negatives=input_negatives, temperature=0.03))).train()
+        e = encode_batch(model, batch)
+        apart = lambda x: torch.nn.functional.normalize(torch.randn(*x.shape[:-1], 4096, generator=torch.Generator().manual_seed(x.numel())), dim=-1)
+        by_key = dict(zip(batch.tokens.key.view(np.int64).tolist(), apart(torch.empty(len(batch.tokens), 1))))
+        e.true_in, e.true_out, e.true_other = (torch.stack([by_key[k] for k in keys.flatten().tolist()]).view(*keys.shape, -1) for keys in e.keys)
+        e.z_in = e.true_in
+        found = prediction_losses(model, e, e.true_out, e.true_other.view(6, 2, -1), e.true_out)
+        assert set(found) == {'program', 'demonstrations', 'same_input'} and all(loss < 0.01 for loss, _ in found.values())
 
 
 KEPT_BESIDE = {'fsq': dict(quantizer=dict(kind='fsq')), 'vq': dict(quantizer=dict(kind='vq', num_embeddings=16, start_step=1)), 'queue': dict(loss=dict(queue_size=50)), 'target': dict(loss=dict(target_decay=0.9)),

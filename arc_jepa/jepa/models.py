@@ -63,7 +63,7 @@ class JepaConfig(Config):
     @model_validator(mode='after')
     def _something_keeps_latents_apart(self) -> JepaConfig:
         if self.loss.objective != 'infonce' and not (self.sigreg.weight or self.vicreg.weight):
-            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers, and one and the same latent for every grid would be perfect; set sigreg.weight (0.05) or vicreg.weight (1)')
+            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent; set sigreg.weight (0.05) or vicreg.weight (1)')
         return self
 
 # %% auto #0
@@ -118,11 +118,11 @@ class Encoded:
     objects: Tensor         # M×width
     views: Tensor | None = None     # T×D, of the first inputs in another view, where `invariance` asks for it
 
-    def own(self) -> tuple[Tensor, Tensor]:
-        "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals) and their keys."
-        n = len(self.z_in)
-        return (torch.cat([self.true_out[:, -1:], self.true_in[:, -1:], self.true_other.view(n, -1, self.z_in.shape[-1])], 1),
-                torch.cat([self.keys[1][:, -1:], self.keys[0][:, -1:], self.keys[2].view(n, -1)], 1))
+    def own(self, input_negatives: bool = True) -> tuple[Tensor, Tensor]:
+        "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals; T×(1+C)×D without the input) and their keys."
+        n, inputs = len(self.z_in), slice(-1, None) if input_negatives else slice(0)
+        return (torch.cat([self.true_out[:, -1:], self.true_in[:, inputs], self.true_other.view(n, -1, self.z_in.shape[-1])], 1),
+                torch.cat([self.keys[1][:, -1:], self.keys[0][:, inputs], self.keys[2].view(n, -1)], 1))
 
 def latents_of_views(encoder: Encoder, features: Tensor, views: Tensor) -> Tensor:
     "Latents N×D of `views` (N×2·width, before the head), normalised as the grids with `features` are; the BatchNorm neither counts views nor remembers them, since nobody encodes views but training."
@@ -174,9 +174,9 @@ def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_othe
         outputs = by_rule[..., 0].numel()
         found['demonstrations'] = info_nce(by_rule.flatten(0, 1), rows, target[:outputs], temperature['demonstrations'], same[:outputs])
     if counterfactuals:
-        own, keys = e.own()
+        own, keys = e.own(model.config.loss.input_negatives)
         asked = [by_program[:, -1:], by_other, *([] if by_rule is None else [by_rule[:, -1:]])]
-        targets = torch.tensor([0, *range(2, 2 + counterfactuals), *([] if by_rule is None else [0])], device=own.device)
+        targets = torch.tensor([0, *range(own.shape[1] - counterfactuals, own.shape[1]), *([] if by_rule is None else [0])], device=own.device)
         found['same_input'] = same_input_loss(torch.cat(asked, 1), own, keys, targets, temperature['same_input'])
     return found
 

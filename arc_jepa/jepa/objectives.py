@@ -19,7 +19,7 @@ from ..config import Config
 
 class LossConfig(Config):
     "Which objectives there are and what each weighs; a weight of 0 leaves one out altogether."
-    objective: Literal['infonce', 'mse', 'cosine'] = Field('infonce', description='how a predicted latent is compared with the true one. Without wrong answers (mse, cosine) nothing but a regulariser keeps the latents apart: sigreg.weight or vicreg.weight')
+    objective: Literal['infonce', 'mse', 'cosine'] = Field('infonce', description='how a predicted latent is compared with the true one. Without wrong answers (mse, cosine) predictions are perfect where all latents are equal, which only a regulariser is made to prevent: sigreg.weight or vicreg.weight')
     temperature: float = Field(0.07, gt=0, description='at the start')
     learnable_temperature: bool = True
     temperature_min: float = Field(0.03, gt=0)
@@ -33,7 +33,7 @@ class LossConfig(Config):
     relational: float = Field(0.0, ge=0, description='predictions stand to each other as the true latents do')
     invariance: float = Field(0.0, ge=0, description='views of a grid are alike in a space of their own')
     invariance_views: tuple[Literal['colour', 'translation', 'symmetry'], ...] = Field(('colour', 'translation', 'symmetry'), min_length=1, description='which views, one after the other in each batch')
-    input_negatives: bool = Field(True, description='inputs are wrong answers too')
+    input_negatives: bool = Field(True, description='inputs are wrong answers too, among all outputs and among those of the same input')
     queue_size: int = Field(0, ge=0, description='outputs of earlier steps that are wrong answers too')
     target_decay: float = Field(0.0, ge=0, lt=1, description='how slowly an averaged encoder that gives the true latents follows the trained one; 0: the trained one gives them')
 
