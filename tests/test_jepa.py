@@ -1,4 +1,5 @@
 """The world model: every loss learns, retrieval beats its floors, and a killed run ends where an undisturbed one does."""
+import copy
 import json
 import math
 import os
@@ -378,6 +379,32 @@ def test_the_right_answers_are_where_they_are_looked_for():
         e.z_in = e.true_in
         found = prediction_losses(model, e, e.true_out, e.true_other.view(6, 2, -1), e.true_out)
         assert set(found) == {'program', 'demonstrations', 'same_input'} and all(loss < 0.01 for loss, _ in found.values())
+
+
+def test_measuring_in_the_middle_of_training_leaves_no_trace():
+    model, batch, task = WorldModel(JepaConfig(quantizer=dict(kind='vq', num_embeddings=16, start_step=0))).train(), one_batch(), synthetic_questions(1)[0].demonstrations
+    batch_losses(model, batch)
+    before, still = copy.deepcopy(model.state_dict()), Jepa(copy.deepcopy(model).eval(), trained=True)
+    jepa, programs = Jepa(model, trained=True), batch.programs.numpy()
+    def asked(jepa):
+        z, rule = jepa.encode([pair.input for pair in task]), jepa.rule([task])
+        return z, rule, jepa.predict(z[:1], rule=rule), jepa.predict(z[:1], program=programs), jepa.prior(rule), jepa.rank(rule, programs), jepa.codebook_usage()
+    for found, expected in zip(asked(jepa), asked(still)): assert np.array_equal(found, expected)
+    with pytest.raises(ValueError, match='either'): jepa.predict(np.zeros((1, 128), np.float32))
+    assert all(part.training for part in model.modules()) and not any(part.training for part in still.model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert jepa.codebook_usage()['tokens'] > 0 and Jepa.untrained().codebook_usage() is None
+
+
+def test_a_fixed_grid_of_codes_describes_and_teaches_nothing():
+    "The rest of the model has the same bits with it and without, where the clipping of the gradient, which is shared, does not bite."
+    rest = []
+    for kind in ('none', 'fsq', 'vq'):
+        trainer = Trainer(TrainConfig(quantizer=dict(kind=kind, num_embeddings=16, start_step=0), optimizer=dict(clip=1e9), training=TrainingConfig(epochs=1, steps_per_epoch=8, batch_size=8, counterfactuals=2, threads=1)))
+        for _ in range(2): trainer.step()
+        rest.append({name: value for name, value in trainer.model.state_dict().items() if not name.startswith('quantizer')})
+    none, fsq, vq = rest
+    assert all(torch.equal(none[name], fsq[name]) for name in none) and any((none[name] != vq[name]).any() for name in none)
 
 
 KEPT_BESIDE = {'fsq': dict(quantizer=dict(kind='fsq')), 'vq': dict(quantizer=dict(kind='vq', num_embeddings=16, start_step=1)), 'queue': dict(loss=dict(queue_size=50)), 'target': dict(loss=dict(target_decay=0.9)),

@@ -72,7 +72,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'vicreg_0.1': Variant('Do variance and covariance terms help InfoNCE?', ('vicreg.weight=0.1',)),
         'relational': Variant('Does the relational loss?', ('loss.relational=0.5',)),
         'vq': Variant('What does a codebook cost or give?', ('quantizer.kind=vq',)),
-        'fsq': Variant('What does a fixed grid of codes?', ('quantizer.kind=fsq',))},
+        'fsq': Variant('What does a fixed grid of codes cost? (it describes the objects, and the encoder learns nothing from it)', ('quantizer.kind=fsq',))},
     'augmentations': {
         'palette': Variant('Do other colours, where the program says the same in them, help?', ('augmentations.palette_permutation=true',)),
         'mask_0.2': Variant('Does hiding a fifth of the objects?', ('augmentations.mask_ratio=0.2',))},

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ __all__ = ['OBJECTIVES', 'REGULARISERS', 'HELD_OUT_SEED', 'RELATION_TEMPERATURE'
            'JepaConfig', 'WorldModel', 'Encoded', 'latents_of_views', 'encode_batch', 'candidates_of',
            'prediction_losses', 'one_op', 'op_between', 'between_views', 'regularisers', 'ask', 'batch_losses',
            'JepaError', 'demonstration_pairs', 'Jepa', 'encode', 'encode_tokens', 'rule', 'predict', 'distance',
-           'prior', 'rule_embedding', 'program_embedding', 'rank', 'save', 'load']
+           'prior', 'rule_embedding', 'program_embedding', 'codebook_usage', 'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 class WorldModel(nn.Module):
@@ -210,7 +211,7 @@ def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Te
     if config.vicreg.weight: found['vicreg'] = config.vicreg.variance * variance_term(e.all) + config.vicreg.covariance * covariance_term(e.all), 0.0
     if model.quantizer is not None:
         quantized = model.quantizer(e.objects.detach() if config.quantizer.kind == 'fsq' else e.objects)
-        # the codebook of `vq` follows the objects by itself; the projections of `fsq` learn from what they lose
+        # the codebook of `vq` follows the objects by itself, and pulls them; the projections of `fsq` learn from what they lose, and leave the encoder alone
         found['vq'] = quantized.loss + (F.mse_loss(quantized.values, e.objects.detach()) if config.quantizer.kind == 'fsq' else 0.0), 0.0
     return found
 
@@ -275,11 +276,11 @@ def _check(path: Path, what: str, found: str, expected: str, remedy: str) -> Non
 class Jepa:
     """What was learned, behind calls that take grids, tasks and programs and return float32 arrays.
 
-    `trained` is False for random weights; whoever reports a result of this object reports that too."""
+    `trained` is False for random weights; whoever reports a result of this object reports that too. The model is left in the mode, training or not, in which it is."""
     chunk = 1024    # grids at once, bounds the memory of `encode`
 
     def __init__(self, model: WorldModel, trained: bool, steps: int = 0, source: str = 'memory'):
-        self.model, self.trained, self.steps, self.source = model.eval(), trained, steps, source
+        self.model, self.trained, self.steps, self.source = model, trained, steps, source
         self.config = model.config
 
     @classmethod
@@ -287,7 +288,7 @@ class Jepa:
         "Random weights: the control beside every result."
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(WorldModel(config or JepaConfig()), trained=False, source=f'untrained, seed {seed}')
+            return cls(WorldModel(config or JepaConfig()).eval(), trained=False, source=f'untrained, seed {seed}')
 
     def __repr__(self) -> str:
         return f'Jepa({"trained, " + str(self.steps) + " steps" if self.trained else "UNTRAINED"}, {self.source})'
@@ -308,8 +309,20 @@ def _method(function):
     setattr(Jepa, function.__name__, function)
     return function
 
+def _inference(function):
+    "Without gradients and by the running means; a model that is in training is so again afterwards."
+    @wraps(function)
+    def measured(self, *args, **settings):
+        training = self.model.training
+        if training: self.model.eval()
+        try:
+            with torch.inference_mode(): return function(self, *args, **settings)
+        finally:
+            if training: self.model.train()
+    return measured
+
 @_method
-@torch.inference_mode()
+@_inference
 def encode(self, grids: PackedGrids | Iterable[np.ndarray], target: bool = False) -> np.ndarray:
     "float32 N×latent. What predictions are compared with (candidates, true outputs) is encoded with `target`: by the averaged encoder, where there is one. What `predict` and `rule` start from is not."
     packed = grids if isinstance(grids, PackedGrids) else pack(grids)
@@ -317,7 +330,7 @@ def encode(self, grids: PackedGrids | Iterable[np.ndarray], target: bool = False
     return self.encode_tokens(tokenize(packed, self.config.tokens), target)
 
 @_method
-@torch.inference_mode()
+@_inference
 def encode_tokens(self, tokens: Tokens, target: bool = False) -> np.ndarray:
     "float32 N×latent, for grids that were tokenised already; `target` as in `encode`."
     encoder = self.model.target if target and self.model.target is not None else self.model.encoder
@@ -330,7 +343,7 @@ def encode_tokens(self, tokens: Tokens, target: bool = False) -> np.ndarray:
 
 # %% ../../nbs/27_models.ipynb #240021
 @_method
-@torch.inference_mode()
+@_inference
 def rule(self, tasks: Sequence[Task | Sequence[Pair]]) -> np.ndarray:
     "float32 T×latent: rule embeddings from the demonstrations of each task (any number of pairs, any order)."
     tasks = [demonstration_pairs(task) for task in tasks]
@@ -353,7 +366,7 @@ def _pad_tasks(rows: np.ndarray, lengths: Sequence[int], most: int) -> np.ndarra
 
 # %% ../../nbs/27_models.ipynb #240023
 @_method
-@torch.inference_mode()
+@_inference
 def predict(self, z: np.ndarray, program: np.ndarray | None = None, rule: np.ndarray | None = None) -> np.ndarray:
     "Latent of the output for the input latent `z` …×latent, from `program` (…×12×4) or `rule` (…×latent); the shapes in front are broadcast."
     if (program is None) == (rule is None): raise ValueError('predict takes either a program or a rule')
@@ -368,22 +381,27 @@ def distance(self, predicted: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/27_models.ipynb #240025
 @_method
-@torch.inference_mode()
+@_inference
 def prior(self, rule: np.ndarray) -> np.ndarray:
     "Probabilities over op ids, float32 T×N_OPS; rows sum to 1 and padding (op 0) has probability 0."
     return op_log_probabilities(self.model.op_logits(self._tensor(rule))).exp().cpu().numpy()
 
 @_method
-@torch.inference_mode()
+@_inference
 def rule_embedding(self, rule: np.ndarray) -> np.ndarray:
     "Unit vectors T×64 in the space that rules and programs share."
     return F.normalize(self.model.rule_tower(self._tensor(rule)), dim=-1).cpu().numpy()
 
 @_method
-@torch.inference_mode()
+@_inference
 def program_embedding(self, programs: np.ndarray) -> np.ndarray:
     "Unit vectors …×64 of int programs …×12×4; independent of any task, so they can be kept."
     return F.normalize(self.model.program_tower(self.model.programs(self._tensor(np.asarray(programs, np.int64))).whole), dim=-1).cpu().numpy()
+
+@_method
+def codebook_usage(self) -> dict[str, float] | None:
+    "`usage_ratio`, `perplexity` and `perplexity_ratio` of the codes over the last `tokens` objects of training (NaN before the first); None where there is no side branch."
+    return self.model.quantizer.usage() if self.model.quantizer is not None else None
 
 @_method
 def rank(self, rule: np.ndarray, programs: np.ndarray) -> np.ndarray:
@@ -420,6 +438,6 @@ def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
     if hashlib.sha256(weights).hexdigest() != about['sha256']: raise JepaError(f'{Path(run_dir)/WEIGHTS}: missing or not the file that {DESCRIPTION} describes (sha256 differs)')
     model = WorldModel(config, about['n_ops'])
     model.load_state_dict(from_bytes(weights))
-    return cls(model, about['trained'], about['steps'], str(run_dir)).to(device)
+    return cls(model.eval(), about['trained'], about['steps'], str(run_dir)).to(device)
 
 Jepa.load = classmethod(load)
