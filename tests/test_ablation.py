@@ -1,17 +1,23 @@
 """Every variant of the ablation trains, budgets hold, and a kill costs one run."""
 import json
+import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from arc_jepa.commands import app
 from arc_jepa.config import ConfigError, load_config, override_config
 from arc_jepa.evaluate import ablation
 from arc_jepa.evaluate.ablation import BASELINE, GROUPS, HARD_STOP, VARIANTS, fit_schedule, run_ablation, summarise, train_within, variant_config
+from arc_jepa.evaluate.retrieval import encode_questions, synthetic_questions, tower_scores
 from arc_jepa.generate.corpus import generate
 from arc_jepa.generate.generator import GenerateConfig
+from arc_jepa.jepa.models import Jepa, batch_losses, candidates_of, encode_batch
+from arc_jepa.jepa.tokens import COLOUR, MASKED_COLOUR, SCENE_OBJECTS, SCENE_SHARE
 from arc_jepa.train.training import TrainConfig, Trainer, learning_rate
 
 BASE = load_config(TrainConfig, 'jepa_pilot', ['training.threads=1'])
@@ -23,13 +29,115 @@ def invented(config, cpu_seconds, questions, tell=None):
     return dict(steps=10, planned_steps=10, tasks=80, cpu_s=cpu_seconds, avg_loss=3.0, stopped=None, measures={'cf32': 0.2 + 0.01 * config.training.seed}, floors={'cf32': {'chance': 1 / 32}})
 
 
+class Seen:
+    "What a variant does in two steps and in a third that is taken apart; an eighth of its batch size."
+    def __init__(self, name):
+        config = variant_config(BASE, name)
+        trainer = Trainer(override_config(config, {'training.batch_size': config.training.batch_size // 8, 'quantizer.start_step': 1}))
+        model = self.model = trainer.model
+        self.batch, before = trainer.batch(0), [p.detach().clone() for p in model.parameters()]
+        self.first, second = [{name: value.item() for name, value in trainer.step().items()} for _ in range(2)]
+        assert np.isfinite(list(self.first.values()) + list(second.values())).all()
+        assert any((p != q).any() for p, q in zip(before, model.parameters()))
+        self.batch.statistics.requires_grad_()
+        losses = batch_losses(model, self.batch)
+        self.losses = {name for name in losses if '/' not in name and name != 'total'}
+        self.reached = self._reached(losses['total'])
+        self.parts, self.by_statistics = {name.split('.')[0] for name in self.reached}, self.batch.statistics.grad is not None and bool(self.batch.statistics.grad.any())
+        self.taught_by_codes = 'vq' in losses and self._reached(batch_losses(model, self.batch)['vq'])
+        self.e = encode_batch(model, self.batch)
+        self.candidates, self.own, self.grids = len(candidates_of(model, self.e)[0]), math.exp(self.first.get('same_input/chance', 0)), len(self.batch.tokens)
+        self.sizes, self.shares = self.batch.tokens.scene[:, :SCENE_OBJECTS].astype(int), self.batch.tokens.scene[:, SCENE_SHARE:]
+
+    def _reached(self, loss):
+        self.model.zero_grad()
+        loss.backward()
+        return {name for name, p in self.model.named_parameters() if p.grad is not None and p.grad.any()}
+
+    def masked(self):
+        "Share of the objects that have lost their identity."
+        tokens = self.batch.tokens
+        return (tokens.objects[..., COLOUR] == MASKED_COLOUR).sum() / tokens.count.sum()
+
+    def step_by_step(self):
+        "Does a prediction depend on the steps of a program, beside the program as a whole?"
+        program, z = self.model.programs(self.batch.programs), self.e.z_in[:, 0]
+        return not torch.equal(self.model.predictor(z, program), self.model.predictor(z, replace(program, steps=0 * program.steps)))
+
+    def firsts(self):
+        "Sizes and shares of colours of the first inputs, and of their views."
+        rows = slice(0, 8 * len(self.batch.views), 8)
+        return self.sizes[rows], self.batch.views.scene[:, :SCENE_OBJECTS].astype(int), self.shares[rows], self.batch.views.scene[:, SCENE_SHARE:]
+
+    def weighs(self, name, weight, base):
+        "The loss was added to those of the baseline with this weight; before the first step the networks are the same."
+        return name in self.losses and self.first['total'] == pytest.approx(base.first['total'] + weight * self.first[name], rel=1e-4) and self.losses == base.losses | {name}
+
+
+def recoloured(v): return (lambda size, viewed, share, now: (size == viewed).all() and (np.sort(share) == np.sort(now)).all() and (share != now).any())(*v.firsts())
+def moved(v): return (lambda size, viewed, share, now: (size == viewed).all() and (share == now).all() and (v.batch.views.key != v.batch.tokens.key[:8 * len(viewed):8]).any())(*v.firsts())
+def turned(v): return (lambda size, viewed, share, now: (size != viewed).any() and (np.sort(size) == np.sort(viewed)).all() and (share == now).all())(*v.firsts())
+
+
+TOWERS = {'rule_tower', 'program_tower'}
+CONSEQUENCES = {        # what is seen of the variant, beside the baseline
+    BASELINE: lambda v, b: v.losses == {'program', 'demonstrations', 'same_input', 'rule_program', 'prior'} and v.parts == {'encoder', 'predictor', 'programs', 'rules', 'op_logits', 'temperatures'} | TOWERS and v.step_by_step() and v.by_statistics,
+    'infonce_only': lambda v, b: v.losses == b.losses - {'prior'} and v.parts == b.parts - {'op_logits'},
+    'infonce_vq': lambda v, b: v.losses == b.losses - {'prior'} | {'vq'} and v.parts == b.parts - {'op_logits'} and v.taught_by_codes,
+    'infonce_vq_relational': lambda v, b: v.losses == b.losses - {'prior'} | {'vq', 'relational'},
+    'infonce_vq_relational_sigreg': lambda v, b: v.losses == b.losses - {'prior'} | {'vq', 'relational', 'sigreg'},
+    'infonce_vq_relational_sigreg_invariance': lambda v, b: v.losses == b.losses - {'prior'} | {'vq', 'relational', 'sigreg', 'invariance'} and 'projection' in v.parts and len(v.batch.views) == 8,
+    'lejepa': lambda v, b: v.losses == {'program', 'demonstrations', 'prior', 'sigreg'} and v.parts == b.parts - TOWERS - {'temperatures'},
+    'vicreg': lambda v, b: v.losses == {'program', 'demonstrations', 'prior', 'vicreg'} and v.parts == b.parts - TOWERS - {'temperatures'},
+    'cosine_sigreg': lambda v, b: v.losses == {'program', 'demonstrations', 'prior', 'sigreg'} and v.parts == b.parts - TOWERS - {'temperatures'} and max(v.first['program'], v.first['program/chance']) <= 2,
+    'patches': lambda v, b: (v.batch.tokens.count == (-(-v.sizes // 3)).prod(1)).all() and (b.batch.tokens.count != (-(-b.sizes // 3)).prod(1)).any(),
+    'cells': lambda v, b: (v.batch.tokens.count == v.sizes.prod(1)).all() and v.batch.tokens.relations.shape[1:] == (0, 0),
+    'no_counterfactuals': lambda v, b: v.grids == 8 * 4 * 2 and b.grids == v.grids + 8 * 4 and v.losses == b.losses - {'same_input'},
+    'counterfactuals_12': lambda v, b: v.grids == b.grids + 8 * 8 and v.candidates == b.candidates + 8 * 8 and b.own + 6 < v.own <= 14,
+    'no_same_input': lambda v, b: v.losses == b.losses - {'same_input'} and v.candidates == b.candidates,
+    'no_input_negatives': lambda v, b: v.candidates == b.candidates - 8 * 4 and b.own - 1.2 < v.own < b.own - 0.5,
+    'queue_4096': lambda v, b: v.candidates == b.candidates + 3 * 8 * 4,       # three batches were pushed before it was asked
+    'batch_16': lambda v, b: 4 * v.grids == b.grids and 4 * v.candidates == b.candidates,
+    'batch_256': lambda v, b: v.grids == 4 * b.grids and v.candidates == 4 * b.candidates,
+    'no_statistics': lambda v, b: not v.by_statistics and v.parts == b.parts,
+    'concat': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.1.weight' in v.reached,
+    'film': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.weight' in v.reached,
+    'adaln': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.2.weight' in v.reached,
+    'cross_attention': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.query.weight' in v.reached,
+    'target_decay': lambda v, b: (v.e.true_out != v.e.z_out).any() and not v.e.true_out.requires_grad,
+    'inverse': lambda v, b: v.weighs('inverse', 0.5, b) and v.parts == b.parts | {'inverse'},
+    'sigreg_0.02': lambda v, b: v.weighs('sigreg', 0.02, b),
+    'sigreg_0.05': lambda v, b: v.weighs('sigreg', 0.05, b),
+    'vicreg_0.1': lambda v, b: v.weighs('vicreg', 0.1, b),
+    'relational': lambda v, b: v.weighs('relational', 0.5, b),
+    'vq': lambda v, b: v.losses == b.losses | {'vq'} and {name.split('.')[0] for name in v.taught_by_codes} == {'encoder'},
+    'fsq': lambda v, b: v.losses == b.losses | {'vq'} and {name.split('.')[0] for name in v.taught_by_codes} == {'quantizer'},
+    'palette': lambda v, b: (v.sizes == b.sizes).all() and (v.shares != b.shares).any() and (np.sort(v.shares) == np.sort(b.shares)).all(),
+    'mask_0.2': lambda v, b: 0.1 < v.masked() < 0.3 and b.masked() == 0,
+    'invariance_colour': lambda v, b: v.weighs('invariance', 0.25, b) and recoloured(v) and v.parts == b.parts | {'projection'},
+    'invariance_translation': lambda v, b: v.weighs('invariance', 0.25, b) and moved(v),
+    'invariance_symmetry': lambda v, b: v.weighs('invariance', 0.25, b) and turned(v)}
+
+
+@pytest.fixture(scope='module')
+def baseline(): return Seen(BASELINE)
+
+
 @pytest.mark.parametrize('name', VARIANTS)
-def test_variant_trains(name):
-    trainer = Trainer(override_config(variant_config(BASE, name), {'training.batch_size': 8, 'quantizer.start_step': 1}))
-    before = [p.detach().clone() for p in trainer.model.parameters()]
-    losses = [trainer.step()['total'].item() for _ in range(2)]
-    assert np.isfinite(losses).all()
-    assert any((p != q).any() for p, q in zip(before, trainer.model.parameters()))
+def test_variant_trains_and_does_what_it_names(name, baseline):
+    assert CONSEQUENCES[name](Seen(name), baseline)
+    assert name == BASELINE or not CONSEQUENCES[name](baseline, baseline), 'the baseline does not'
+
+
+@pytest.mark.parametrize('name', GROUPS['objectives'])
+def test_without_wrong_answers_the_towers_stay_as_they_are_and_are_measured_all_the_same(name):
+    trainer = Trainer(override_config(variant_config(BASE, name), {'training.batch_size': 8, 'optimizer.weight_decay': 0.0}))
+    towers = [p for tower in (trainer.model.rule_tower, trainer.model.program_tower) for p in tower.parameters()]
+    before = [p.detach().clone() for p in towers]
+    losses = trainer.step()
+    assert not losses.keys() & {'same_input', 'rule_program'} and all(torch.equal(p, q) for p, q in zip(before, towers))
+    jepa, questions = Jepa(trainer.model, trained=True, steps=1), synthetic_questions(4)
+    assert np.isfinite(tower_scores(jepa, questions, encode_questions(jepa, questions))).all()
 
 
 def test_variants_change_what_they_name_and_nothing_else():

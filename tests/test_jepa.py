@@ -1,4 +1,5 @@
 """The world model: every loss learns, retrieval beats its floors, and a killed run ends where an undisturbed one does."""
+import copy
 import json
 import math
 import os
@@ -14,9 +15,10 @@ import torch
 
 from arc_jepa.config import config_names, load_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
-from arc_jepa.grid import pack
-from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
-from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch
+from arc_jepa.grid import Pair, Task, pack
+from arc_jepa.evaluate.evaluation import leave_one_out_distances
+from arc_jepa.evaluate.retrieval import composition_curriculum, composition_scores, encode_questions, latent_scores, synthetic_questions, top1
+from arc_jepa.jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, Jepa, JepaConfig, JepaError, WorldModel, batch_losses, candidates_of, encode_batch, prediction_losses
 from arc_jepa.jepa.tokens import COLOUR, Tokens, TokenSettings, prepare, tokenize
 from arc_jepa.threads import compute_threads
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of, resume
@@ -255,7 +257,7 @@ def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(ValueError, match='training.device is cuda, and torch sees no GPU here; set training.device=cpu'): Trainer(load_config(TrainConfig, 'jepa_pretrain_gpu'))
 
 
-@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
+@pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
                                            (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned')])
 def test_objectives_that_cannot_learn_are_refused(loss, message):
     with pytest.raises(ValueError, match=message): JepaConfig(loss=loss)
@@ -271,6 +273,54 @@ def test_an_averaged_encoder_gives_all_candidates_and_no_gradient():
     before = [p.clone() for p in model.target.parameters()]
     model.update_target()
     for old, new, source in zip(before, model.target.parameters(), model.encoder.parameters()): assert torch.allclose(new, 0.9 * old + 0.1 * source, atol=1e-6)
+
+
+def test_the_averaged_encoder_keeps_its_own_running_means():
+    model, batch = WorldModel(JepaConfig(loss=dict(target_decay=0.9))).train(), one_batch()
+    norms, expected = [part.head[2] for part in (model.encoder, model.target)], []
+    with torch.no_grad():
+        for p in model.target.parameters(): p.mul_(1.5)
+        for part in (model.encoder, model.target): expected.append(0.1 * part.head[:2](part.features(batch.tokens)[0]).mean(0))
+    batch_losses(model, batch); model.update_target()
+    for norm, mean in zip(norms, expected): assert norm.num_batches_tracked == 1 and torch.allclose(norm.running_mean, mean, atol=1e-6)
+    assert not torch.allclose(*expected, atol=1e-3)
+
+
+def test_views_leave_no_trace_in_the_running_means():
+    "One update a step, by real grids alone; and a view that shows a grid as it is has its latent, in training and after it."
+    batch, states, firsts = one_batch(), [], np.arange(0, 8 * 8, 8)
+    for views in (None, batch.tokens.select(firsts + 1), batch.tokens.select(firsts)):
+        torch.manual_seed(0)
+        model = WorldModel(JepaConfig(loss=dict(invariance=float(views is not None)))).train()
+        batch.views = views
+        batch_losses(model, batch)
+        states.append([model.encoder.head[2].running_mean, model.encoder.head[2].running_var, model.encoder.head[2].num_batches_tracked])
+    assert states[0][2] == 1 and states[0][0].abs().max() > 0
+    for state in states[1:]: assert all(torch.equal(a, b) for a, b in zip(state, states[0]))
+    for mode in (True, False):
+        e = encode_batch(model.train(mode), batch)
+        assert e.views.requires_grad and torch.allclose(e.views, e.z_in[:, 0], atol=1e-5)
+
+
+def test_predictions_are_judged_by_the_averaged_encoder():
+    "Everything that a prediction is compared with follows the target; what it is made from does not."
+    questions = synthetic_questions(3)
+    tasks = [Task('t', q.demonstrations, (Pair(q.input, q.candidates[0]),)) for q in questions]
+    composed = synthetic_questions(3, 300, curriculum=composition_curriculum())
+    def judged(jepa):
+        latents = encode_questions(jepa, questions)
+        return dict(inputs=latents.inputs, rules=latents.rules), dict(candidates=np.concatenate(latents.candidates), distances=leave_one_out_distances(jepa, tasks), **composition_scores(jepa, composed))
+    jepa = Jepa.untrained(JepaConfig(loss=dict(target_decay=0.9)))
+    start, fixed = judged(jepa)
+    for before, after in zip((start, fixed), judged(Jepa.untrained())):
+        for name in before: assert np.allclose(before[name], after[name], atol=1e-5, equal_nan=True), 'the target starts as the encoder'
+    with torch.no_grad():
+        for p in jepa.model.target.parameters(): p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    later, moved = judged(jepa)
+    for name in start: assert np.array_equal(start[name], later[name]), name
+    for name in fixed: assert not np.allclose(fixed[name], moved[name], atol=1e-3, equal_nan=True), name
+    plain, grids = Jepa.untrained(), [q.input for q in questions]
+    assert np.array_equal(plain.encode(grids, target=True), plain.encode(grids))
 
 
 @pytest.mark.parametrize('changed, message', [(dict(loss=dict(objective='mse', same_input=0.5)), 'loss.same_input=0.5: about wrong answers, and loss.objective=mse has none'),
@@ -297,6 +347,64 @@ def test_candidates_and_what_equals_the_truth(input_negatives):
     rows, target, same = candidates_of(model, e)        # the queue now has the 32 outputs
     assert torch.equal(rows[target], torch.cat([e.true_out.flatten(0, 1), e.true_other])) and same.gather(1, target[:, None]).all()
     assert torch.equal(same[:32, -32:], same[:32, :32]) and same[:32, -32:].diagonal().all()
+
+
+@pytest.mark.parametrize('input_negatives', [True, False])
+def test_inputs_are_wrong_answers_in_both_softmaxes_or_in_neither(input_negatives):
+    batch = one_batch(n=6, counterfactuals=2)
+    model = WorldModel(JepaConfig(loss=dict(input_negatives=input_negatives))).train()
+    e, losses = encode_batch(model, batch), batch_losses(model, batch)
+    own, keys = e.own(input_negatives)
+    expected = [e.true_out[:, -1:], *([e.true_in[:, -1:]] if input_negatives else []), e.true_other.view(6, 2, -1)]
+    assert torch.equal(own, torch.cat(expected, 1)) and keys.shape == own.shape[:2]
+    (last_in, last_out), others = batch.tokens.key[:48].reshape(6, 4, 2)[:, -1].T.astype(object), batch.tokens.key[48:].reshape(6, 2).astype(object)
+    answers = [[o, *([i] if input_negatives else []), *c] for i, o, c in zip(last_in, last_out, others)]
+    asked = [[o, *c, o] for o, c in zip(last_out, others)]      # by program, by the counterfactual programs, by rule
+    chance = np.mean([math.log(len(row) - row.count(truth) + 1) for row, truths in zip(answers, asked) for truth in truths])
+    assert losses['same_input/chance'].item() == pytest.approx(chance, abs=1e-5)
+    everything = [*batch.tokens.key[:48].reshape(24, 2)[:, 1], *(batch.tokens.key[:48].reshape(24, 2)[:, 0] if input_negatives else []), *batch.tokens.key[48:]]
+    joint = np.mean([math.log(len(everything) - everything.count(truth) + 1) for truth in everything[:24] + everything[-12:]])
+    assert losses['program/chance'].item() == pytest.approx(joint, abs=1e-5)
+
+
+def test_the_right_answers_are_where_they_are_looked_for():
+    "Predictions that are the true latents cost next to nothing in every softmax, with inputs among the candidates and without."
+    batch = one_batch(n=6, counterfactuals=2)
+    for input_negatives in (True, False):
+        model = WorldModel(JepaConfig(loss=dict(input_negatives=input_negatives, temperature=0.03))).train()
+        e = encode_batch(model, batch)
+        apart = lambda x: torch.nn.functional.normalize(torch.randn(*x.shape[:-1], 4096, generator=torch.Generator().manual_seed(x.numel())), dim=-1)
+        by_key = dict(zip(batch.tokens.key.view(np.int64).tolist(), apart(torch.empty(len(batch.tokens), 1))))
+        e.true_in, e.true_out, e.true_other = (torch.stack([by_key[k] for k in keys.flatten().tolist()]).view(*keys.shape, -1) for keys in e.keys)
+        e.z_in = e.true_in
+        found = prediction_losses(model, e, e.true_out, e.true_other.view(6, 2, -1), e.true_out)
+        assert set(found) == {'program', 'demonstrations', 'same_input'} and all(loss < 0.01 for loss, _ in found.values())
+
+
+def test_measuring_in_the_middle_of_training_leaves_no_trace():
+    model, batch, task = WorldModel(JepaConfig(quantizer=dict(kind='vq', num_embeddings=16, start_step=0))).train(), one_batch(), synthetic_questions(1)[0].demonstrations
+    batch_losses(model, batch)
+    before, still = copy.deepcopy(model.state_dict()), Jepa(copy.deepcopy(model).eval(), trained=True)
+    jepa, programs = Jepa(model, trained=True), batch.programs.numpy()
+    def asked(jepa):
+        z, rule = jepa.encode([pair.input for pair in task]), jepa.rule([task])
+        return z, rule, jepa.predict(z[:1], rule=rule), jepa.predict(z[:1], program=programs), jepa.prior(rule), jepa.rank(rule, programs), jepa.codebook_usage()
+    for found, expected in zip(asked(jepa), asked(still)): assert np.array_equal(found, expected)
+    with pytest.raises(ValueError, match='either'): jepa.predict(np.zeros((1, 128), np.float32))
+    assert all(part.training for part in model.modules()) and not any(part.training for part in still.model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert jepa.codebook_usage()['tokens'] > 0 and Jepa.untrained().codebook_usage() is None
+
+
+def test_a_fixed_grid_of_codes_describes_and_teaches_nothing():
+    "The rest of the model has the same bits with it and without, where the clipping of the gradient, which is shared, does not bite."
+    rest = []
+    for kind in ('none', 'fsq', 'vq'):
+        trainer = Trainer(TrainConfig(quantizer=dict(kind=kind, num_embeddings=16, start_step=0), optimizer=dict(clip=1e9), training=TrainingConfig(epochs=1, steps_per_epoch=8, batch_size=8, counterfactuals=2, threads=1)))
+        for _ in range(2): trainer.step()
+        rest.append({name: value for name, value in trainer.model.state_dict().items() if not name.startswith('quantizer')})
+    none, fsq, vq = rest
+    assert all(torch.equal(none[name], fsq[name]) for name in none) and any((none[name] != vq[name]).any() for name in none)
 
 
 KEPT_BESIDE = {'fsq': dict(quantizer=dict(kind='fsq')), 'vq': dict(quantizer=dict(kind='vq', num_embeddings=16, start_step=1)), 'queue': dict(loss=dict(queue_size=50)), 'target': dict(loss=dict(target_decay=0.9)),

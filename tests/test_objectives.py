@@ -346,13 +346,13 @@ def encoder(seed):
 
 
 @pytest.mark.parametrize('decay', [0.0, 0.5, 0.996, 1.0])
-def test_ema_mixes_parameters_and_copies_buffers(decay):
+def test_ema_mixes_parameters_and_leaves_buffers(decay):
     target, source = encoder(0), encoder(1)
     before, parameters = {k: v.clone() for k, v in target.state_dict().items()}, {name for name, _ in target.named_parameters()}
     theirs = {k: v.clone() for k, v in source.state_dict().items()}
     ema_update(target, source, decay)
     for name, value in target.state_dict().items():
-        wanted = decay * before[name] + (1 - decay) * theirs[name] if name in parameters else theirs[name]
+        wanted = decay * before[name] + (1 - decay) * theirs[name] if name in parameters else before[name]
         assert torch.allclose(value.float(), wanted.float(), atol=1e-6), name
     assert all(torch.equal(v, theirs[k]) for k, v in source.state_dict().items()), 'the source stays'
     assert all(p.requires_grad and p.grad is None and p.grad_fn is None for p in target.parameters())

@@ -11,7 +11,7 @@ from arc_jepa.evaluate.retrieval import (FLOORS, MEASURES, PROBE_OPS, compositio
 
 class Constant(Jepa):
     "The same latent, rule and prediction for everything."
-    def encode_tokens(self, tokens): return np.ones((len(tokens), 128), np.float32)
+    def encode_tokens(self, tokens, target=False): return np.ones((len(tokens), 128), np.float32)
     def rule(self, tasks): return np.ones((len(tasks), 128), np.float32)
     def predict(self, z, program=None, rule=None): return np.ones_like(z)
     def program_embedding(self, programs): return np.ones((*programs.shape[:-2], 64), np.float32)

@@ -33,6 +33,7 @@ class Variant(NamedTuple):
     overrides: tuple[str, ...] = ()     # KEY=VALUE
 
 _VQ, _RELATIONAL, _SIGREG = ('loss.prior=0', 'quantizer.kind=vq'), ('loss.relational=0.5',), ('sigreg.weight=0.05',)
+_NO_WRONG_ANSWERS = 'loss.rule_program=0'       # which is InfoNCE whatever the objective is; nothing trains the two towers then
 
 GROUPS: dict[str, dict[str, Variant]] = {
     'guide': {
@@ -42,9 +43,9 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'infonce_vq_relational_sigreg': Variant('… and with a pull towards a Gaussian?', _VQ + _RELATIONAL + _SIGREG),
         'infonce_vq_relational_sigreg_invariance': Variant('… and with views of a grid that should look alike?', _VQ + _RELATIONAL + _SIGREG + ('loss.invariance=0.25',))},
     'objectives': {
-        'lejepa': Variant('Can squared error with SIGReg do without wrong answers (LeJEPA)?', ('loss.objective=mse', 'sigreg.weight=0.05')),
-        'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', ('loss.objective=mse', 'vicreg.weight=1')),
-        'cosine_sigreg': Variant('Can cosine distance with SIGReg?', ('loss.objective=cosine', 'sigreg.weight=0.05'))},
+        'lejepa': Variant('Can squared error with SIGReg do without wrong answers (LeJEPA)? In this group rules are not matched with programs, and rule32 is that of towers without training', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05')),
+        'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'vicreg.weight=1')),
+        'cosine_sigreg': Variant('Can cosine distance with SIGReg?', ('loss.objective=cosine', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05'))},
     'tokens': {
         'patches': Variant('Are 3×3 patches as good as objects? (their nine colours are read as bits, which is weaker than an identity)', ('tokens.kind=patches',)),
         'cells': Variant('Is a token for each cell?', ('tokens.kind=cells',))},
@@ -71,7 +72,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'vicreg_0.1': Variant('Do variance and covariance terms help InfoNCE?', ('vicreg.weight=0.1',)),
         'relational': Variant('Does the relational loss?', ('loss.relational=0.5',)),
         'vq': Variant('What does a codebook cost or give?', ('quantizer.kind=vq',)),
-        'fsq': Variant('What does a fixed grid of codes?', ('quantizer.kind=fsq',))},
+        'fsq': Variant('What does a fixed grid of codes cost? (it describes the objects, and the encoder learns nothing from it)', ('quantizer.kind=fsq',))},
     'augmentations': {
         'palette': Variant('Do other colours, where the program says the same in them, help?', ('augmentations.palette_permutation=true',)),
         'mask_0.2': Variant('Does hiding a fifth of the objects?', ('augmentations.mask_ratio=0.2',))},

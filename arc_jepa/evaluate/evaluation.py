@@ -67,7 +67,7 @@ def leave_one_out_distances(jepa, tasks: Sequence[Task]) -> np.ndarray:
             others = task.demonstrations[:k] + task.demonstrations[k + 1:]
             if others: index.append(i); given.append(others); held_out.append(pair)
     if not given: return np.full(len(tasks), np.nan)
-    z_in, z_out = jepa.encode([p.input for p in held_out]), jepa.encode([p.output for p in held_out])
+    z_in, z_out = jepa.encode([p.input for p in held_out]), jepa.encode([p.output for p in held_out], target=True)
     rules = np.concatenate([jepa.rule(given[k:k + 64]) for k in range(0, len(given), 64)])
     distance = np.asarray(jepa.distance(jepa.predict(z_in, rule=rules), z_out), float)
     total, n = np.bincount(index, distance, len(tasks)), np.bincount(index, minlength=len(tasks))

@@ -129,11 +129,10 @@ class Latents:
     candidates: list[np.ndarray]
 
 def encode_questions(jepa: Jepa, questions: Sequence[Question]) -> Latents:
-    "Everything that the scorers below need, encoded once."
-    z = jepa.encode(pack(grid for q in questions for grid in (q.input, *q.candidates)))
-    ends = np.cumsum([1 + len(q.candidates) for q in questions])
-    parts = np.split(z, ends[:-1])
-    return Latents(jepa.rule([q.demonstrations for q in questions]) if all(q.demonstrations for q in questions) else None, np.stack([p[0] for p in parts]), [p[1:] for p in parts])
+    "Everything that the scorers below need, encoded once; candidates as predictions are compared with them (`target`)."
+    candidates = jepa.encode(pack(grid for q in questions for grid in q.candidates), target=True)
+    ends = np.cumsum([len(q.candidates) for q in questions])
+    return Latents(jepa.rule([q.demonstrations for q in questions]) if all(q.demonstrations for q in questions) else None, jepa.encode(q.input for q in questions), np.split(candidates, ends[:-1]))
 
 def latent_scores(jepa: Jepa, questions: Sequence[Question], latents: Latents, by: str = 'rule') -> np.ndarray:
     "Cosine of each candidate with the prediction from the input and the `rule`, or the true `program`."

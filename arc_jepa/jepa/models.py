@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,15 @@ class JepaConfig(Config):
     @model_validator(mode='after')
     def _something_keeps_latents_apart(self) -> JepaConfig:
         if self.loss.objective != 'infonce' and not (self.sigreg.weight or self.vicreg.weight):
-            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers, and one and the same latent for every grid would be perfect; set sigreg.weight (0.05) or vicreg.weight (1)')
+            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent; set sigreg.weight (0.05) or vicreg.weight (1)')
         return self
 
 # %% auto #0
 __all__ = ['OBJECTIVES', 'REGULARISERS', 'HELD_OUT_SEED', 'RELATION_TEMPERATURE', 'RULE_OBJECTIVES', 'WEIGHTS', 'DESCRIPTION',
-           'JepaConfig', 'WorldModel', 'Encoded', 'encode_batch', 'candidates_of', 'prediction_losses', 'one_op',
-           'op_between', 'between_views', 'regularisers', 'ask', 'batch_losses', 'JepaError', 'demonstration_pairs',
-           'Jepa', 'encode', 'encode_tokens', 'rule', 'predict', 'distance', 'prior', 'rule_embedding',
-           'program_embedding', 'rank', 'save', 'load']
+           'JepaConfig', 'WorldModel', 'Encoded', 'latents_of_views', 'encode_batch', 'candidates_of',
+           'prediction_losses', 'one_op', 'op_between', 'between_views', 'regularisers', 'ask', 'batch_losses',
+           'JepaError', 'demonstration_pairs', 'Jepa', 'encode', 'encode_tokens', 'rule', 'predict', 'distance',
+           'prior', 'rule_embedding', 'program_embedding', 'codebook_usage', 'rank', 'save', 'load']
 
 # %% ../../nbs/27_models.ipynb #240004
 class WorldModel(nn.Module):
@@ -116,12 +117,22 @@ class Encoded:
     all: Tensor             # every grid, as the trained encoder sees it
     keys: tuple[Tensor, Tensor, Tensor]     # int64 T×P, T×P, T·C
     objects: Tensor         # M×width
+    views: Tensor | None = None     # T×D, of the first inputs in another view, where `invariance` asks for it
 
-    def own(self) -> tuple[Tensor, Tensor]:
-        "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals) and their keys."
-        n = len(self.z_in)
-        return (torch.cat([self.true_out[:, -1:], self.true_in[:, -1:], self.true_other.view(n, -1, self.z_in.shape[-1])], 1),
-                torch.cat([self.keys[1][:, -1:], self.keys[0][:, -1:], self.keys[2].view(n, -1)], 1))
+    def own(self, input_negatives: bool = True) -> tuple[Tensor, Tensor]:
+        "Candidates of each task's last input (T×(2+C)×D: output, input, counterfactuals; T×(1+C)×D without the input) and their keys."
+        n, inputs = len(self.z_in), slice(-1, None) if input_negatives else slice(0)
+        return (torch.cat([self.true_out[:, -1:], self.true_in[:, inputs], self.true_other.view(n, -1, self.z_in.shape[-1])], 1),
+                torch.cat([self.keys[1][:, -1:], self.keys[0][:, inputs], self.keys[2].view(n, -1)], 1))
+
+def latents_of_views(encoder: Encoder, features: Tensor, views: Tensor) -> Tensor:
+    "Latents N×D of `views` (N×2·width, before the head), normalised as the grids with `features` are; the BatchNorm neither counts views nor remembers them, since nobody encodes views but training."
+    linear, norm, rest = encoder.head[:2], encoder.head[2], encoder.head[3:]
+    with torch.autocast(views.device.type, enabled=False):
+        mean, variance = norm.running_mean, norm.running_var
+        if norm.training:
+            with torch.no_grad(): variance, mean = torch.var_mean(linear(features.float()), 0, correction=0)
+        return rest(F.batch_norm(linear(views.float()), mean, variance, norm.weight, norm.bias, eps=norm.eps))
 
 def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     "All grids of the batch, once; what predictions are compared with comes from the averaged encoder, where there is one, and then without a gradient."
@@ -131,11 +142,12 @@ def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
     target = z
     if model.target is not None:
         with torch.no_grad(): target = model.target(batch.tokens)
+    views = latents_of_views(model.encoder, features, model.encoder.features(batch.views)[0]) if model.projection is not None and batch.views is not None else None
     keys = torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device)
     half = n * pairs * 2
     split = lambda x: x[:half].view(n, pairs, 2, *x.shape[1:])
     parts = lambda x: (split(x)[:, :, 0], split(x)[:, :, 1], x[half:])
-    return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects)
+    return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects, views)
 
 # %% ../../nbs/27_models.ipynb #373d3ab4
 def candidates_of(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,9 +175,9 @@ def prediction_losses(model: WorldModel, e: Encoded, by_program: Tensor, by_othe
         outputs = by_rule[..., 0].numel()
         found['demonstrations'] = info_nce(by_rule.flatten(0, 1), rows, target[:outputs], temperature['demonstrations'], same[:outputs])
     if counterfactuals:
-        own, keys = e.own()
+        own, keys = e.own(model.config.loss.input_negatives)
         asked = [by_program[:, -1:], by_other, *([] if by_rule is None else [by_rule[:, -1:]])]
-        targets = torch.tensor([0, *range(2, 2 + counterfactuals), *([] if by_rule is None else [0])], device=own.device)
+        targets = torch.tensor([0, *range(own.shape[1] - counterfactuals, own.shape[1]), *([] if by_rule is None else [0])], device=own.device)
         found['same_input'] = same_input_loss(torch.cat(asked, 1), own, keys, targets, temperature['same_input'])
     return found
 
@@ -185,10 +197,10 @@ def op_between(model: WorldModel, e: Encoded, batch: Prepared) -> tuple[Tensor, 
     op, only = one_op(programs, model.n_ops)
     return inverse_dynamics_loss(model.inverse(torch.cat([before, torch.cat([e.z_out.flatten(0, 1), e.z_other])], -1)), op, only)
 
-def between_views(model: WorldModel, e: Encoded, batch: Prepared) -> tuple[Tensor, Tensor]:
+def between_views(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor]:
     "The first input of each task and its view find each other in the projection."
-    if batch.views is None: raise ValueError('loss.invariance needs views of the grids, and tokenised shards have none; sample the tasks (no pre_tokenized) or set loss.invariance=0')
-    return invariance_loss(model.projection(e.z_in[:, 0]), model.projection(model.encoder(batch.views)), model.temperatures['invariance'](), e.keys[0][:, 0])
+    if e.views is None: raise ValueError('loss.invariance needs views of the grids, and tokenised shards have none; sample the tasks (no pre_tokenized) or set loss.invariance=0')
+    return invariance_loss(model.projection(e.z_in[:, 0]), model.projection(e.views), model.temperatures['invariance'](), e.keys[0][:, 0])
 
 def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Tensor, float]]:
     "Unweighted penalties on all latents (and on objects: vq), each with its healthy value."
@@ -199,7 +211,7 @@ def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Te
     if config.vicreg.weight: found['vicreg'] = config.vicreg.variance * variance_term(e.all) + config.vicreg.covariance * covariance_term(e.all), 0.0
     if model.quantizer is not None:
         quantized = model.quantizer(e.objects.detach() if config.quantizer.kind == 'fsq' else e.objects)
-        # the codebook of `vq` follows the objects by itself; the projections of `fsq` learn from what they lose
+        # the codebook of `vq` follows the objects by itself, and pulls them; the projections of `fsq` learn from what they lose, and leave the encoder alone
         found['vq'] = quantized.loss + (F.mse_loss(quantized.values, e.objects.detach()) if config.quantizer.kind == 'fsq' else 0.0), 0.0
     return found
 
@@ -236,7 +248,7 @@ def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str,
     if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
     if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.true_out.flatten(0, 1), RELATION_TEMPERATURE)
-    if 'invariance' in weights: found['invariance'] = between_views(model, e, batch)
+    if 'invariance' in weights: found['invariance'] = between_views(model, e)
     penalties = regularisers(model, e, step)
     losses = {'total': sum(weights[name] * loss for name, (loss, _) in (found | penalties).items() if name in weights)}
     for name, (loss, chance) in found.items():
@@ -264,11 +276,11 @@ def _check(path: Path, what: str, found: str, expected: str, remedy: str) -> Non
 class Jepa:
     """What was learned, behind calls that take grids, tasks and programs and return float32 arrays.
 
-    `trained` is False for random weights; whoever reports a result of this object reports that too."""
+    `trained` is False for random weights; whoever reports a result of this object reports that too. The model is left in the mode, training or not, in which it is."""
     chunk = 1024    # grids at once, bounds the memory of `encode`
 
     def __init__(self, model: WorldModel, trained: bool, steps: int = 0, source: str = 'memory'):
-        self.model, self.trained, self.steps, self.source = model.eval(), trained, steps, source
+        self.model, self.trained, self.steps, self.source = model, trained, steps, source
         self.config = model.config
 
     @classmethod
@@ -276,7 +288,7 @@ class Jepa:
         "Random weights: the control beside every result."
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(WorldModel(config or JepaConfig()), trained=False, source=f'untrained, seed {seed}')
+            return cls(WorldModel(config or JepaConfig()).eval(), trained=False, source=f'untrained, seed {seed}')
 
     def __repr__(self) -> str:
         return f'Jepa({"trained, " + str(self.steps) + " steps" if self.trained else "UNTRAINED"}, {self.source})'
@@ -297,28 +309,41 @@ def _method(function):
     setattr(Jepa, function.__name__, function)
     return function
 
-@_method
-@torch.inference_mode()
-def encode(self, grids: PackedGrids | Iterable[np.ndarray]) -> np.ndarray:
-    "float32 N×latent."
-    packed = grids if isinstance(grids, PackedGrids) else pack(grids)
-    if not len(packed): return np.zeros((0, self.config.network.latent), np.float32)
-    return self.encode_tokens(tokenize(packed, self.config.tokens))
+def _inference(function):
+    "Without gradients and by the running means; a model that is in training is so again afterwards."
+    @wraps(function)
+    def measured(self, *args, **settings):
+        training = self.model.training
+        if training: self.model.eval()
+        try:
+            with torch.inference_mode(): return function(self, *args, **settings)
+        finally:
+            if training: self.model.train()
+    return measured
 
 @_method
-@torch.inference_mode()
-def encode_tokens(self, tokens: Tokens) -> np.ndarray:
-    "float32 N×latent, for grids that were tokenised already."
+@_inference
+def encode(self, grids: PackedGrids | Iterable[np.ndarray], target: bool = False) -> np.ndarray:
+    "float32 N×latent. What predictions are compared with (candidates, true outputs) is encoded with `target`: by the averaged encoder, where there is one. What `predict` and `rule` start from is not."
+    packed = grids if isinstance(grids, PackedGrids) else pack(grids)
+    if not len(packed): return np.zeros((0, self.config.network.latent), np.float32)
+    return self.encode_tokens(tokenize(packed, self.config.tokens), target)
+
+@_method
+@_inference
+def encode_tokens(self, tokens: Tokens, target: bool = False) -> np.ndarray:
+    "float32 N×latent, for grids that were tokenised already; `target` as in `encode`."
+    encoder = self.model.target if target and self.model.target is not None else self.model.encoder
     order = np.argsort(tokens.count, kind='stable')     # neighbours in length share a chunk, so padding stays short
     z = np.empty((len(tokens), self.config.network.latent), np.float32)
     for i in range(0, len(order), self.chunk):
         rows = order[i:i + self.chunk]
-        z[rows] = self.model.encoder(tokens.select(rows)).cpu().numpy()
+        z[rows] = encoder(tokens.select(rows)).cpu().numpy()
     return z
 
 # %% ../../nbs/27_models.ipynb #240021
 @_method
-@torch.inference_mode()
+@_inference
 def rule(self, tasks: Sequence[Task | Sequence[Pair]]) -> np.ndarray:
     "float32 T×latent: rule embeddings from the demonstrations of each task (any number of pairs, any order)."
     tasks = [demonstration_pairs(task) for task in tasks]
@@ -341,7 +366,7 @@ def _pad_tasks(rows: np.ndarray, lengths: Sequence[int], most: int) -> np.ndarra
 
 # %% ../../nbs/27_models.ipynb #240023
 @_method
-@torch.inference_mode()
+@_inference
 def predict(self, z: np.ndarray, program: np.ndarray | None = None, rule: np.ndarray | None = None) -> np.ndarray:
     "Latent of the output for the input latent `z` …×latent, from `program` (…×12×4) or `rule` (…×latent); the shapes in front are broadcast."
     if (program is None) == (rule is None): raise ValueError('predict takes either a program or a rule')
@@ -356,22 +381,27 @@ def distance(self, predicted: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/27_models.ipynb #240025
 @_method
-@torch.inference_mode()
+@_inference
 def prior(self, rule: np.ndarray) -> np.ndarray:
     "Probabilities over op ids, float32 T×N_OPS; rows sum to 1 and padding (op 0) has probability 0."
     return op_log_probabilities(self.model.op_logits(self._tensor(rule))).exp().cpu().numpy()
 
 @_method
-@torch.inference_mode()
+@_inference
 def rule_embedding(self, rule: np.ndarray) -> np.ndarray:
     "Unit vectors T×64 in the space that rules and programs share."
     return F.normalize(self.model.rule_tower(self._tensor(rule)), dim=-1).cpu().numpy()
 
 @_method
-@torch.inference_mode()
+@_inference
 def program_embedding(self, programs: np.ndarray) -> np.ndarray:
     "Unit vectors …×64 of int programs …×12×4; independent of any task, so they can be kept."
     return F.normalize(self.model.program_tower(self.model.programs(self._tensor(np.asarray(programs, np.int64))).whole), dim=-1).cpu().numpy()
+
+@_method
+def codebook_usage(self) -> dict[str, float] | None:
+    "`usage_ratio`, `perplexity` and `perplexity_ratio` of the codes over the last `tokens` objects of training (NaN before the first); None where there is no side branch."
+    return self.model.quantizer.usage() if self.model.quantizer is not None else None
 
 @_method
 def rank(self, rule: np.ndarray, programs: np.ndarray) -> np.ndarray:
@@ -408,6 +438,6 @@ def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
     if hashlib.sha256(weights).hexdigest() != about['sha256']: raise JepaError(f'{Path(run_dir)/WEIGHTS}: missing or not the file that {DESCRIPTION} describes (sha256 differs)')
     model = WorldModel(config, about['n_ops'])
     model.load_state_dict(from_bytes(weights))
-    return cls(model, about['trained'], about['steps'], str(run_dir)).to(device)
+    return cls(model.eval(), about['trained'], about['steps'], str(run_dir)).to(device)
 
 Jepa.load = classmethod(load)

@@ -19,7 +19,7 @@ from ..config import Config
 
 class LossConfig(Config):
     "Which objectives there are and what each weighs; a weight of 0 leaves one out altogether."
-    objective: Literal['infonce', 'mse', 'cosine'] = Field('infonce', description='how a predicted latent is compared with the true one. Without wrong answers (mse, cosine) nothing but a regulariser keeps the latents apart: sigreg.weight or vicreg.weight')
+    objective: Literal['infonce', 'mse', 'cosine'] = Field('infonce', description='how a predicted latent is compared with the true one. Without wrong answers (mse, cosine) predictions are perfect where all latents are equal, which only a regulariser is made to prevent: sigreg.weight or vicreg.weight')
     temperature: float = Field(0.07, gt=0, description='at the start')
     learnable_temperature: bool = True
     temperature_min: float = Field(0.03, gt=0)
@@ -33,7 +33,7 @@ class LossConfig(Config):
     relational: float = Field(0.0, ge=0, description='predictions stand to each other as the true latents do')
     invariance: float = Field(0.0, ge=0, description='views of a grid are alike in a space of their own')
     invariance_views: tuple[Literal['colour', 'translation', 'symmetry'], ...] = Field(('colour', 'translation', 'symmetry'), min_length=1, description='which views, one after the other in each batch')
-    input_negatives: bool = Field(True, description='inputs are wrong answers too')
+    input_negatives: bool = Field(True, description='inputs are wrong answers too, among all outputs and among those of the same input')
     queue_size: int = Field(0, ge=0, description='outputs of earlier steps that are wrong answers too')
     target_decay: float = Field(0.0, ge=0, lt=1, description='how slowly an averaged encoder that gives the true latents follows the trained one; 0: the trained one gives them')
 
@@ -310,12 +310,9 @@ class NegativeQueue(nn.Module):
 # %% ../../nbs/26_objectives.ipynb #a55b2e22
 @torch.no_grad()
 def ema_update(target: nn.Module, source: nn.Module, decay: float) -> None:
-    "Move the parameters of `target` to decay·target + (1 − decay)·source, in place, and copy the buffers. Raises ValueError for modules of different make."
+    "Move the parameters of `target` to decay·target + (1 − decay)·source, in place; its buffers stay its own. Raises ValueError for modules of different make."
     if not 0 <= decay <= 1: raise ValueError(f'decay is in 0…1, not {decay}')
-    for kind in ('named_parameters', 'named_buffers'):
-        ours, theirs = dict(getattr(target, kind)()), dict(getattr(source, kind)())
-        differ = sorted(name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape)
-        if differ: raise ValueError(f'target and source differ in {", ".join(differ)}')
-        for name, value in ours.items():
-            if kind == 'named_parameters': value.lerp_(theirs[name].to(value), 1 - decay)
-            else: value.copy_(theirs[name])
+    ours, theirs = dict(target.named_parameters()), dict(source.named_parameters())
+    differ = sorted(name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape)
+    if differ: raise ValueError(f'target and source differ in {", ".join(differ)}')
+    for name, value in ours.items(): value.lerp_(theirs[name].to(value), 1 - decay)

@@ -19,7 +19,7 @@ JUDGED_AFTER = 8    # tokens a code: how much has to pass before a code can be c
 
 class QuantizerConfig(Config):
     "The discrete side branch; `none` builds nothing."
-    kind: Literal['none', 'vq', 'fsq'] = Field('none', description='no side branch, a learned codebook, or a fixed grid')
+    kind: Literal['none', 'vq', 'fsq'] = Field('none', description='no side branch, a learned codebook, or a fixed grid, which only describes the objects')
     num_embeddings: int = Field(512, ge=2, description='vq: codes')
     decay: float = Field(0.95, ge=0, lt=1, description='what is left of the past of a code (vq) or of mean and variance (fsq) after a step')
     commitment: float = Field(0.25, ge=0, description='vq: weight of the mean squared distance between a token and its code')
