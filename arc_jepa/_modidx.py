@@ -1705,8 +1705,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                    'arc_jepa/jepa/augmentations.py'),
                                              'arc_jepa.jepa.augmentations._turn': ( 'augmentations.html#_turn',
                                                                                     'arc_jepa/jepa/augmentations.py'),
-                                             'arc_jepa.jepa.augmentations._workshop': ( 'augmentations.html#_workshop',
-                                                                                        'arc_jepa/jepa/augmentations.py'),
                                              'arc_jepa.jepa.augmentations.augment_prepared': ( 'augmentations.html#augment_prepared',
                                                                                                'arc_jepa/jepa/augmentations.py'),
                                              'arc_jepa.jepa.augmentations.colour_equivariance': ( 'augmentations.html#colour_equivariance',
