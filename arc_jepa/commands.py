@@ -48,7 +48,7 @@ def _clear_errors():
     "What a user can mend is a message on standard error and exit code 1, not a traceback."
     try: yield
     except BrokenPipeError: raise                   # `arc-jepa … | head` has seen enough; Typer ends quietly
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and '--resume' not in str(error)
         typer.echo(f'arc-jepa: {error}' + ('; make room and run the same command again' if full else ''), err=True)
         raise typer.Exit(1) from None

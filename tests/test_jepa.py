@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from arc_jepa.config import config_names, load_config
+from arc_jepa.commands import app
+from arc_jepa.config import config_names, load_config, override_config
 from arc_jepa.generate.generator import GenerateConfig, GridConfig, PhaseConfig, sample_batch
 from arc_jepa.grid import pack
 from arc_jepa.evaluate.retrieval import encode_questions, latent_scores, synthetic_questions, top1
@@ -231,6 +234,16 @@ def test_bad_checkpoint_is_named_and_skipped(tmp_path, undisturbed, capsys, dama
     named = [line for line in capsys.readouterr().err.splitlines() if newest.name in line and 'passed over' in line]
     assert len(named) == 1 and word in named[0]
     assert result.finished and result.state_sha256 == whole.state_sha256
+
+
+def test_a_gradient_that_is_not_finite_is_one_line_with_a_remedy(tmp_path):
+    words = ['train', '--config', 'jepa_tiny', '--output', str(tmp_path/'run'), 'optimizer.lr=1e30', 'optimizer.clip=1e30', 'optimizer.warmup_steps=0', 'training.threads=1', 'training.batch_size=4', 'logging.enabled=false']
+    for attempt in ([], ['--resume']):
+        said = CliRunner().invoke(app, words + attempt)
+        message = [line for line in said.stderr.splitlines() if 'arc-jepa:' in line]
+        assert said.exit_code == 1 and len(message) == 1 and 'Traceback' not in said.output, said.output
+        assert re.search(r'run: step 2: the norm of the gradient is (nan|inf) \(losses: total .*, program .*\)\. Resuming repeats this step bit for bit: start in a new run directory with optimizer.lr=2.5e\+29 or less$', message[0]), message
+    override_config(load_config(TrainConfig, 'jepa_tiny'), ['optimizer.lr=2.5e+29'])
 
 
 def test_changed_config_is_refused_with_the_difference(tmp_path, undisturbed):
