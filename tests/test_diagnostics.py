@@ -1,10 +1,14 @@
 """Measures of latents against twins written another way, and alarms that ring for what has collapsed and for nothing else."""
+import json
 import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
+from typer.testing import CliRunner
 
+from arc_jepa.commands import app
 from arc_jepa.config import config_names, load_config, override_config
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
 from arc_jepa.jepa.diagnostics import Alarm, alarms, alignment, diagnose, diagnostic_tags, effective_rank, embedding_metrics, isotropy, lidar, rankme, remedy, uniformity
@@ -127,3 +131,19 @@ def test_diagnose_looks_at_held_out_tasks():
     assert [Alarm(**alarm).name for alarm in diagnose(Jepa.untrained(), n_tasks=40, config=RUN, losses={'gradient_norm': math.inf})['alarms']] == ['gradient_norm']
     atomic = TrainConfig(data=GenerateConfig(task_schedule={'atomic': PhaseConfig()}))
     assert diagnose(Jepa.untrained(), n_tasks=40, config=atomic)['context'] != found['context'], 'tasks of the curriculum of the run'
+
+
+def test_the_probe_of_the_shell_raises_alarms(tmp_path):
+    "A network that gives every grid the same latent is found out by `arc-jepa probe`, in text and in JSON."
+    jepa = Jepa.untrained()
+    with torch.no_grad():
+        for p in jepa.model.encoder.parameters(): p.zero_()
+        for p in jepa.model.encoder.parameters():
+            if p.shape == (jepa.config.network.latent,): p.fill_(1)
+    jepa.save(tmp_path)
+    said = CliRunner().invoke(app, ['probe', str(tmp_path), '--tasks', '8'])
+    assert said.exit_code == 0 and 'alarm, effective_rank: the latents of context use 0.0 of 128 directions, fewer than 4; try sigreg.weight=0.05 in a new run' in said.stdout.splitlines(), said.output
+    found = json.loads(CliRunner().invoke(app, ['probe', str(tmp_path), '--tasks', '8', '--json']).stdout)
+    assert found['diagnostics'] == json.loads(json.dumps(diagnose(Jepa.load(tmp_path)))) and {a['name'] for a in found['diagnostics']['alarms']} == {'effective_rank', 'uniformity'}
+    Jepa.untrained().save(tmp_path/'healthy')
+    assert 'no alarms' in CliRunner().invoke(app, ['probe', str(tmp_path/'healthy'), '--tasks', '8']).stdout.splitlines()
