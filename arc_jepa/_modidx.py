@@ -1922,6 +1922,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                'arc_jepa/jepa/objectives.py'),
                                           'arc_jepa.jepa.objectives._SumOverRanks.forward': ( 'objectives.html#_sumoverranks.forward',
                                                                                               'arc_jepa/jepa/objectives.py'),
+                                          'arc_jepa.jepa.objectives._constant_answer': ( 'objectives.html#_constant_answer',
+                                                                                         'arc_jepa/jepa/objectives.py'),
                                           'arc_jepa.jepa.objectives._knots': ('objectives.html#_knots', 'arc_jepa/jepa/objectives.py'),
                                           'arc_jepa.jepa.objectives._log_relations': ( 'objectives.html#_log_relations',
                                                                                        'arc_jepa/jepa/objectives.py'),

@@ -97,7 +97,11 @@ def test_chance_is_the_logarithm_of_the_candidates():
     everything = np.concatenate([truths, keys[:48].reshape(6, 4, 2)[:, :, 0].ravel(), keys[48:]])
     left_in = [len(everything) - (everything == k).sum() + 1 for k in np.concatenate([truths, keys[48:]])]
     assert losses['program/chance'].item() == pytest.approx(np.mean(np.log(left_in)), abs=1e-5)
-    assert losses['prior/chance'].item() == pytest.approx(math.log(WorldModel(JepaConfig()).n_ops - 1), abs=1e-5)
+    shares = np.zeros(WorldModel(JepaConfig()).n_ops)
+    for program in batch.programs[:, :, 0].tolist():
+        ops = [op for op in program if 0 < op < len(shares)]
+        for op in ops: shares[op] += 1 / len(ops) / 6
+    assert losses['prior/chance'].item() == pytest.approx(-sum(p * math.log(p) for p in shares if p), abs=1e-5), 'a constant answer'
 
 
 def shuffled(tokens, rng):
