@@ -48,7 +48,7 @@ def _clear_errors():
     "What a user can mend is a message on standard error and exit code 1, not a traceback."
     try: yield
     except BrokenPipeError: raise                   # `arc-jepa … | head` has seen enough; Typer ends quietly
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and '--resume' not in str(error)
         typer.echo(f'arc-jepa: {error}' + ('; make room and run the same command again' if full else ''), err=True)
         raise typer.Exit(1) from None
@@ -134,14 +134,14 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
 @app.command(epilog='Example: `arc-jepa probe artifacts/pilot/jepa --json`')
 def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a trained JEPA.')], tasks: Annotated[int, typer.Option('--tasks', min=8, help='Synthetic questions; half as many real ones.')] = 400,
           pictures: Annotated[Optional[Path], typer.Option('--pictures', metavar='DIR', help='Also draw what it learned, as PNG files there: a map of operations, neighbours, right and wrong answers, a rule carried to another task.')] = None, as_json: AsJson = False) -> None:
-    "What a trained JEPA can tell apart (cf32, demo32, rule32, op probe, ARC easy and hard, composition), beside its floors."
+    "What a trained JEPA can tell apart (cf32, demo32, rule32, op probe, ARC easy and hard, composition), beside its floors; and alarms, where its latents have collapsed."
     with _clear_errors():
         from arc_jepa.evaluate.retrieval import format_table, probe_summary, probe_table, write_pictures
         from arc_jepa.jepa.models import Jepa
         jepa = Jepa.load(run_dir)
         table = probe_table(jepa, tasks)
         if pictures is not None: write_pictures(jepa, table, pictures)
-        typer.echo(json.dumps(dict(trained=table['trained'], steps=table['steps'], **probe_summary(table), table=table)) if as_json else format_table(table))
+        typer.echo(json.dumps(dict(trained=table['trained'], steps=table['steps'], **probe_summary(table), diagnostics=table.pop('diagnostics'), table=table)) if as_json else format_table(table))
 
 # %% ../nbs/81_commands.ipynb #810009
 def _drawn(task, solution) -> str:

@@ -1,4 +1,5 @@
 """Augmentations: the label stays true, the same change in a whole task, another one in each step; and tokens of other kinds."""
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_tasks_that_do_not_commute_keep_their_colours(batch):
     assert 5 < stays.sum() < TASKS / 4
     changed = permute_tasks(batch, rng(2))
     for t in np.flatnonzero(stays): assert all(np.array_equal(a, b) for a, b in zip(task_grids(batch, t), task_grids(changed, t))) and (batch.programs[t] == changed.programs[t]).all()
+
+
+def test_threads_do_not_disturb_each_other():
+    "Each trainer makes its next batch in a thread, and there may be two trainers."
+    batches, palettes = [sample_batch(None, 5, i, 400, 4, 2) for i in range(4)], draw_palettes(400, rng(1))
+    alone = [commuting(batch, palettes) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(lambda i: commuting(batches[i % 4], palettes), range(32)), alone * 8): assert np.array_equal(found, wanted)
 
 
 def test_afresh_in_each_step_and_the_same_for_the_same_generator(batch, prepared):

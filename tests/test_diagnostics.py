@@ -1,22 +1,26 @@
 """Measures of latents against twins written another way, and alarms that ring for what has collapsed and for nothing else."""
+import json
 import math
-from types import UnionType
-from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
-from pydantic import BaseModel
+from typer.testing import CliRunner
 
-from arc_jepa.jepa.diagnostics import REMEDIES, Alarm, alarms, alignment, diagnose, diagnostic_tags, effective_rank, embedding_metrics, isotropy, lidar, rankme, uniformity
+from arc_jepa.commands import app
+from arc_jepa.config import config_names, load_config, override_config
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
+from arc_jepa.jepa.diagnostics import Alarm, alarms, alignment, diagnose, diagnostic_tags, effective_rank, embedding_metrics, isotropy, lidar, rankme, remedy, uniformity
 from arc_jepa.jepa.models import Jepa
+from arc_jepa.jepa.quantizer import make_quantizer
 from arc_jepa.train.training import TrainConfig
 
 D, N = 32, 16 * 32
 NOISE = np.random.default_rng(0).normal(size=(N, D))
 POINT = np.full((N, D), np.float32(1 / 3))
 SOUND_LOSSES = {'step': 500, 'margin/program': 2.0, 'margin/demonstrations': 1.0, 'gradient_norm': 1.0}
-NOT_YET = set()
+RUN = TrainConfig()        # 50 steps of warm-up
 
 
 def entropy_rank(values):
@@ -82,31 +86,33 @@ def test_a_collapsed_embedding_scores_far_worse_than_a_gaussian_on_everything():
 
 
 def test_each_alarm_rings_for_its_own_trouble():
-    assert alarms(metrics_of(NOISE), SOUND_LOSSES) == []
-    def names(metrics, losses): return {alarm.name for alarm in alarms(metrics, losses, warmup_steps=50)}
+    assert alarms(metrics_of(NOISE), RUN, SOUND_LOSSES) == []
+    def names(metrics, losses): return {alarm.name for alarm in alarms(metrics, RUN, losses)}
     assert names(metrics_of(POINT), SOUND_LOSSES) == {'effective_rank', 'uniformity'}
     assert names(metrics_of(NOISE[:, :1] * np.ones(D) + 1e-3 * NOISE), SOUND_LOSSES) == {'effective_rank', 'uniformity'}
     assert names(metrics_of(NOISE * 0.1 + 1), SOUND_LOSSES) == {'uniformity'}, 'a common offset'
     assert names(metrics_of(NOISE, usage=0.2), SOUND_LOSSES) == {'vq_usage'}
     assert names(metrics_of(NOISE), SOUND_LOSSES | {'margin/program': 0.3}) == {'margin'} == names(metrics_of(NOISE), SOUND_LOSSES | {'margin/program': float('nan')})
-    assert names(metrics_of(NOISE), SOUND_LOSSES | {'step': 40, 'margin/program': 0.0}) == set(), 'warm-up'
+    assert names(metrics_of(NOISE), SOUND_LOSSES | {'step': 100, 'margin/program': 0.0}) == set(), 'twice the warm-up'
+    assert names(metrics_of(NOISE), SOUND_LOSSES | {'step': 101, 'margin/program': 0.0}) == {'margin'}
     for norm in (float('nan'), float('inf')): assert names(metrics_of(NOISE), SOUND_LOSSES | {'gradient_norm': norm}) == {'gradient_norm'}
 
 
-def config_keys(model, prefix=''):
-    "Every key of a config, dotted; optional sections included."
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        kinds = [field.annotation, *(get_args(field.annotation) if isinstance(field.annotation, UnionType) else ())]
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, BaseModel): yield from config_keys(kind, f'{prefix}{name}.')
+CONFIGS = [(name, []) for name in config_names() if name.startswith('jepa_') and name != 'jepa_50k']       # that one is a curriculum
+CONFIGS += [('jepa_cpu', changes) for changes in (['loss.objective=mse', 'sigreg.weight=0.05'], ['loss.objective=cosine', 'vicreg.weight=1'], ['loss.queue_size=8192'], ['quantizer.kind=fsq'], ['quantizer.kind=fsq', 'quantizer.fsq_levels=[16]'],
+                                                  ['quantizer.kind=vq', 'quantizer.refresh_enabled=false'])]
 
 
-def test_remedies_name_config_keys():
-    known = set(config_keys(TrainConfig))
-    named = {remedy.split('=')[0] for remedy in REMEDIES.values()}
-    assert 'optimizer.lr' in known and named - NOT_YET <= known, named - NOT_YET - known
-    assert NOT_YET <= named, 'what is no remedy any more leaves the list'
+@pytest.mark.parametrize('name, changes', CONFIGS)
+def test_a_remedy_is_accepted_and_changes_what_the_config_reads(name, changes):
+    config = load_config(TrainConfig, name, changes)
+    for alarm in ('effective_rank', 'uniformity', 'margin', 'gradient_norm', *(['vq_usage'] if config.quantizer.kind != 'none' else [])):
+        key = remedy(alarm, config)
+        changed = override_config(config, [key])
+        assert changed != config and override_config(changed, [remedy(alarm, changed)]) != changed, f'{alarm}: {key}, and once more'
+        if alarm != 'vq_usage': continue
+        codes = [make_quantizer(c.quantizer, c.network.width).window.n_codes for c in (config, changed)]
+        assert codes[1] < codes[0] or changed.quantizer.refresh_enabled > config.quantizer.refresh_enabled, 'fewer codes, or dead ones come back'
 
 
 def test_one_line_is_nested_and_flat_as_tags():
@@ -122,4 +128,22 @@ def test_diagnose_looks_at_held_out_tasks():
     found = diagnose(Jepa.untrained(), n_tasks=40)
     assert not found['trained'] and found['tasks'] == 40 and found['context']['embeddings'] == 160 and 0 < found['alignment'] < 4 and found['lidar'] > 1
     assert found == diagnose(Jepa.untrained(), n_tasks=40) != diagnose(Jepa.untrained(), n_tasks=40, seed=1)
-    assert [Alarm(**alarm).name for alarm in diagnose(Jepa.untrained(), n_tasks=40, losses={'gradient_norm': math.inf})['alarms']] == ['gradient_norm']
+    assert [Alarm(**alarm).name for alarm in diagnose(Jepa.untrained(), n_tasks=40, config=RUN, losses={'gradient_norm': math.inf})['alarms']] == ['gradient_norm']
+    atomic = TrainConfig(data=GenerateConfig(task_schedule={'atomic': PhaseConfig()}))
+    assert diagnose(Jepa.untrained(), n_tasks=40, config=atomic)['context'] != found['context'], 'tasks of the curriculum of the run'
+
+
+def test_the_probe_of_the_shell_raises_alarms(tmp_path):
+    "A network that gives every grid the same latent is found out by `arc-jepa probe`, in text and in JSON."
+    jepa = Jepa.untrained()
+    with torch.no_grad():
+        for p in jepa.model.encoder.parameters(): p.zero_()
+        for p in jepa.model.encoder.parameters():
+            if p.shape == (jepa.config.network.latent,): p.fill_(1)
+    jepa.save(tmp_path)
+    said = CliRunner().invoke(app, ['probe', str(tmp_path), '--tasks', '8'])
+    assert said.exit_code == 0 and 'alarm, effective_rank: the latents of context use 0.0 of 128 directions, fewer than 4; try sigreg.weight=0.05 in a new run' in said.stdout.splitlines(), said.output
+    found = json.loads(CliRunner().invoke(app, ['probe', str(tmp_path), '--tasks', '8', '--json']).stdout)
+    assert found['diagnostics'] == json.loads(json.dumps(diagnose(Jepa.load(tmp_path)))) and {a['name'] for a in found['diagnostics']['alarms']} == {'effective_rank', 'uniformity'}
+    Jepa.untrained().save(tmp_path/'healthy')
+    assert 'no alarms' in CliRunner().invoke(app, ['probe', str(tmp_path/'healthy'), '--tasks', '8']).stdout.splitlines()

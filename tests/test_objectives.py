@@ -209,7 +209,7 @@ def test_an_answer_without_knowledge_costs_chance():
     for loss, chance in (info_nce(same_rows, target[:1].expand(12, 4), keys, 0.1), two_tower_loss(same_rows, same_rows, same_rows, keys, keys + 12, 0.1),
                          invariance_loss(same_rows, same_rows, 0.1), invariance_loss(same_rows, same_rows, 0.1, keys // 2),
                          relational_loss(same_rows, target, 0.2), inverse_dynamics_loss(torch.zeros(12, 7), keys % 6 + 1),
-                         prior_loss(torch.zeros(1, 7), torch.tensor([[[3, 0, 0, 0]]])),
+                         prior_loss(torch.zeros(6, 7), torch.arange(1, 7)[:, None, None].expand(6, 1, 4)),
                          prediction_error(target.mean(0).expand(12, 4), target), prediction_error(F.normalize(target, dim=1).mean(0).expand(12, 4), target, 'cosine')):
         assert loss.item() == pytest.approx(chance.item(), abs=1e-5) and chance > 0.2 and not chance.requires_grad
     assert invariance_loss(same_rows, same_rows, 0.1)[1].item() == pytest.approx(math.log(23), abs=1e-6)
@@ -228,6 +228,21 @@ def test_chance_of_a_prediction_error_is_that_of_the_best_constant():
         assert error.item() == pytest.approx(chance.item(), rel=1e-3)
     collapsed = torch.ones(40, 6)
     assert prediction_error(collapsed, collapsed)[1] == 0, 'collapse shows: no error and no chance'
+
+
+def test_chance_of_operations_is_that_of_the_best_constant():
+    "A bias that fits how often each operation occurs is no knowledge of the task; and nothing that is the same for all tasks comes below chance."
+    ops = torch.tensor([2] * 12 + [5] * 5 + [1] * 2 + [6])
+    programs = torch.zeros(20, 12, 4, dtype=torch.int64)
+    programs[:, 0, 0], programs[3:9, 1, 0], programs[:, 2, 0] = ops, 4, 200      # two steps in some, and a word that is no operation
+    programs[7] = 0     # and one without any
+    for loss in (lambda logits: prior_loss(logits.expand(20, 7), programs), lambda logits: inverse_dynamics_loss(logits.expand(20, 7), ops, ops != 1)):
+        constant = torch.zeros(1, 7, requires_grad=True)
+        optimizer = torch.optim.Adam([constant], lr=0.05)
+        for _ in range(800):
+            cost, chance = loss(constant)
+            optimizer.zero_grad(); cost.backward(); optimizer.step()
+        assert cost.item() == pytest.approx(chance.item(), abs=2e-3) and chance < math.log(6) - 0.3
 
 
 def test_prediction_error_refuses_what_it_cannot_mean():
@@ -275,7 +290,7 @@ def test_inverse_dynamics_counts_masked_pairs_alone():
     mask = torch.tensor([True, False, True, False, True, False])
     loss, chance = inverse_dynamics_loss(logits, ops, mask)
     loss.backward()
-    assert loss.item() == pytest.approx(F.cross_entropy(logits[mask][:, 1:], ops[mask] - 1).item(), abs=1e-5) and chance.item() == pytest.approx(math.log(8), abs=1e-6)
+    assert loss.item() == pytest.approx(F.cross_entropy(logits[mask][:, 1:], ops[mask] - 1).item(), abs=1e-5) and chance.item() == pytest.approx(math.log(3), abs=1e-6)
     assert (logits.grad[~mask] == 0).all() and torch.isfinite(logits.grad).all() and (logits.grad[mask][:, 1:] != 0).all()
     logits.grad = None
     loss, chance = inverse_dynamics_loss(logits, ops, torch.zeros(6, dtype=torch.bool))

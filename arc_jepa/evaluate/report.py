@@ -246,8 +246,14 @@ def retrieval_html(run_dir: Path) -> str:
               'no learning: the same network with random weights, those statistics alone, likeness to the input, guessing. Only what is above all of them was learned.</p>')
     if read_entry(rank, 'latent')[0] is not None:
         words += f'<p>Effective rank of the latents: {count(read_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
+    if isinstance(found := table.get('diagnostics'), dict): words += _alarms_html(found.get('alarms') or [])
     chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (.8, .5))
     return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows) + _pictures_html(run_dir/'pictures')
+
+def _alarms_html(alarms: list[dict]) -> str:
+    "What [diagnostics](28_diagnostics.ipynb) found wrong with the latents, or that it was nothing."
+    if not alarms: return '<p>The latents raise no alarm: neither their rank, nor their spread, nor the use of a codebook.</p>'
+    return ''.join(f'<p class="alarm"><strong>{escape(a.get("name"))}</strong>: {escape(a.get("evidence"))}. Try <code>{escape(a.get("remedy"))}</code> in a new run.</p>' for a in alarms)
 
 def _pictures_html(directory: Path) -> str:
     "What the pilot drew of the latents; nothing where it did not."

@@ -21,7 +21,7 @@ from ..dsl.program import load_library, n_steps, run_program, to_rows
 from ..dsl.types import Type
 from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, ProgramConfig, phase_table, sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
-from ..jepa.diagnostics import effective_rank
+from ..jepa.diagnostics import Alarm, diagnose, effective_rank
 from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig
 from ..jepa.tokens import TokenSettings, Tokens, join, pair_statistics, tokenize
 from ..statistics import as_number, wilson_interval
@@ -380,7 +380,7 @@ def plot_retrieval(table: dict):
 
 # %% ../../nbs/51_retrieval.ipynb #250027
 def format_table(table: dict) -> str:
-    "A `retrieval_table` as text: a line a measure, floors behind it."
+    "A `retrieval_table` as text: a line a measure, floors behind it; below, a line an alarm."
     def share(entry): return f'{entry["value"]:6.3f}' + (f' [{entry["low"]:.3f}, {entry["high"]:.3f}]' if 'low' in entry else ' ' * 15)
     lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":15s}{"latent":23s}{"fused":23s}floors']
     for name in [n for n in (*MEASURES, 'effective_rank') if n in table]:
@@ -391,6 +391,7 @@ def format_table(table: dict) -> str:
             lines.append(f'{name}{", fused" * ("fused" in next(iter(parts.values()), {}))} {group.replace("_", " ")}: ' + ', '.join(f'{part}: {x["fused" if "fused" in x else "latent"]["value"]:.3f} of {x["n"]}' for part, x in parts.items()))
     composed = {part: row for part, row in (table.get('composition') or {}).items() if isinstance(row, dict)}
     if composed: lines.append('composition, whole program / step by step: ' + ', '.join(f'{part}: {row["one_shot"]["value"]:.3f} / {row["repeated"]["value"]:.3f} of {row["n"]} (last step alone {row["floors"]["last_step"]:.3f})' for part, row in composed.items()))
+    if 'diagnostics' in table: lines += [f'alarm, {Alarm(**alarm)}' for alarm in table['diagnostics']['alarms']] or ['no alarms']
     return '\n'.join(lines)
 
 # %% ../../nbs/51_retrieval.ipynb #196f8549
@@ -525,8 +526,8 @@ def probe_figures(jepa: Jepa, seed: int = 0) -> dict[str, object]:
                 carried_rule=show_carried_rule(jepa, q.demonstrations, guest, outputs, truth=truth))
 
 def probe_table(jepa: Jepa, n_tasks: int = 400, seed: int = 0) -> dict:
-    "All that is measured of one model, as `arc-jepa probe` and the pilot give it: `retrieval_table` with half as many real tasks and ten times as many pairs for the probes, and `composition`, a `composition_table`."
-    return retrieval_table(jepa, seed, n_tasks, n_tasks // 2, 10 * n_tasks) | dict(composition=composition_table(jepa, n_tasks, seed))
+    "All that is measured of one model, as `arc-jepa probe` and the pilot give it: `retrieval_table` with half as many real tasks and ten times as many pairs for the probes, `composition`, a `composition_table`, and `diagnostics`, what `diagnose` says of the latents."
+    return retrieval_table(jepa, seed, n_tasks, n_tasks // 2, 10 * n_tasks) | dict(composition=composition_table(jepa, n_tasks, seed)) | dict(diagnostics=diagnose(jepa, seed=seed))
 
 PICTURES = {'embedding_map': 'z_out − z_in of one-step tasks on two main directions, coloured by operation.', 'neighbours': 'A grid of ARC-1 training and those whose latents are nearest to its own.',
             'retrieval': 'Which candidate belongs to the test input, by the rule of the demonstrations: right answers above, wrong ones below.', 'carried_rule': 'The rule of one task carried to an input of another, and the outputs nearest to where it leads.',

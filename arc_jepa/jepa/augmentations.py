@@ -19,7 +19,7 @@ from ..dsl.ops import OPS, ColourMap, PackedPair, Parameter, op_table_hash
 from ..dsl.program import N_WORDS, PARAMETER_KINDS, assemble_rows, machine
 from ..dsl.types import COLOUR as COLOUR_VALUE, GRID, HEADER, MASK as MASK_VALUE, OK, VALUE_BYTES, WORK_BYTES, Type, finish, mix64, value_bytes
 from ..generate.generator import TaskBatch
-from ..generate.rules import Workshop, run_code, workshop
+from ..generate.rules import run_code, workshop
 from ..grid import N_COLOURS, PackedGrids
 from .tokens import (COLOUR, HEIGHT, MASK, MASKED_COLOUR, OBJECT_BYTES, OVERFLOW_COLOUR, SAME_COLOUR, SAME_SHAPE, SCENE_SHARE, STATISTIC_GROUPS,
                                   WIDTH, Prepared, Tokens, TokenSettings, join, prepare, program_names, tokenize)
@@ -106,9 +106,6 @@ def _recolour(cells, offset, height, width, owner, palettes, to, starts):
         for i in range(np.int64(height[g]) * np.int64(width[g])): to[starts[g] + i] = palettes[owner[g], cells[offset[g] + i]]
 
 # %% ../../nbs/29_augmentations.ipynb #290010
-@lru_cache(maxsize=1)
-def _workshop() -> Workshop: return workshop()
-
 def _starts(grids: PackedGrids) -> tuple[np.ndarray, int]:
     "Where each grid begins when they are packed anew, and how many cells they have."
     ends = np.cumsum(grids.height.astype(np.int64) * grids.width)
@@ -126,7 +123,7 @@ def commuting(batch: TaskBatch, palettes: np.ndarray) -> np.ndarray:
     grids = join(batch.grids, batch.counterfactuals) if len(batch.counterfactuals) else batch.grids
     programs, others = (recolour_programs(p, palettes).astype(np.int64) for p in (batch.programs, batch.counterfactual_programs))
     found = np.zeros(batch.n_tasks, bool)
-    _commuting(_workshop(), grids.cells, grids.offset, grids.height, grids.width, programs, others, batch.pairs, palettes, found)
+    _commuting(workshop(), grids.cells, grids.offset, grids.height, grids.width, programs, others, batch.pairs, palettes, found)
     return found
 
 def permute_tasks(batch: TaskBatch, rng: np.random.Generator) -> TaskBatch:

@@ -5,19 +5,20 @@
 # %% ../../nbs/28_diagnostics.ipynb #51817c58
 from __future__ import annotations
 
+import json
 import math
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..generate.generator import GenerateConfig, sample_batch
-from .models import HELD_OUT_SEED, Jepa
+from ..generate.generator import sample_batch
+from .models import HELD_OUT_SEED, Jepa, JepaConfig
 from ..statistics import as_number
 
 # %% auto #0
-__all__ = ['ROWS_A_DIMENSION', 'REMEDIES', 'LOWEST_RANK', 'HIGHEST_UNIFORMITY', 'LOWEST_MARGIN', 'LOWEST_USAGE', 'effective_rank',
-           'isotropy', 'rankme', 'lidar', 'uniformity', 'alignment', 'embedding_metrics', 'diagnostic_tags', 'Alarm',
+__all__ = ['ROWS_A_DIMENSION', 'LOWEST_RANK', 'HIGHEST_UNIFORMITY', 'LOWEST_MARGIN', 'LOWEST_USAGE', 'effective_rank', 'isotropy',
+           'rankme', 'lidar', 'uniformity', 'alignment', 'embedding_metrics', 'diagnostic_tags', 'remedy', 'Alarm',
            'alarms', 'diagnose']
 
 # %% ../../nbs/28_diagnostics.ipynb #e965cbb9
@@ -131,9 +132,18 @@ def diagnostic_tags(metrics: dict, prefix: str = 'diagnostics') -> dict[str, flo
     return found
 
 # %% ../../nbs/28_diagnostics.ipynb #dbe31b0b
-REMEDIES = {'effective_rank': 'sigreg.weight=0.05', 'uniformity': 'loss.queue_size=8192', 'margin': 'optimizer.lr=0.001', 'vq_usage': 'quantizer.num_embeddings=256', 'gradient_norm': 'optimizer.lr=0.0005'}
 LOWEST_RANK, HIGHEST_UNIFORMITY, LOWEST_MARGIN, LOWEST_USAGE = 4.0, -1.0, 0.5, 0.3
 _MARGINS = ('program', 'demonstrations')      # the two whose candidates are a whole batch; `same_input` rises much later in a healthy run
+
+def remedy(name: str, config: JepaConfig) -> str:
+    "An override (`KEY=VALUE`) that changes `config` where alarm `name` rings; of margins and gradients it is about the `TrainConfig` of the run."
+    quantizer, loss = config.quantizer, config.loss
+    if name == 'margin': return f'optimizer.lr={config.optimizer.lr / 2:g}'
+    if name == 'gradient_norm': return f'optimizer.lr={config.optimizer.lr / 4:g}'
+    if name == 'uniformity' and loss.objective == 'infonce': return f'loss.queue_size={max(8192, 2 * loss.queue_size)}'
+    if name in ('effective_rank', 'uniformity'): return f'sigreg.weight={max(0.05, 2 * config.sigreg.weight):g}'
+    if quantizer.kind == 'fsq': return f'quantizer.fsq_levels={json.dumps(quantizer.fsq_levels[:-1] or [max(2, quantizer.fsq_levels[0] // 2)], separators=(",", ":"))}'
+    return f'quantizer.num_embeddings={max(2, quantizer.num_embeddings // 2)}' if quantizer.refresh_enabled else 'quantizer.refresh_enabled=true'
 
 @dataclass(frozen=True)
 class Alarm:
@@ -142,7 +152,7 @@ class Alarm:
     evidence: str
     remedy: str
 
-    def __str__(self) -> str: return f'{self.name}: {self.evidence}; try {self.remedy}'
+    def __str__(self) -> str: return f'{self.name}: {self.evidence}; try {self.remedy} in a new run'
 
 def _margins(losses: dict) -> dict[str, float]:
     "Margins in a line of `metrics.jsonl` (`margin/program`) or in what `batch_losses` returned (`program` beside `program/chance`)."
@@ -151,38 +161,36 @@ def _margins(losses: dict) -> dict[str, float]:
         if found[name] is None and name in losses and name + '/chance' in losses: found[name] = float(losses[name + '/chance']) - float(losses[name])
     return {name: float(margin) for name, margin in found.items() if margin is not None}
 
-def _is_odd(value) -> bool: return value is not None and not math.isfinite(float(value))
-
-def alarms(metrics: dict, losses: dict | None = None, warmup_steps: int = 0) -> list[Alarm]:
+def alarms(metrics: dict, config: JepaConfig, losses: dict | None = None) -> list[Alarm]:
     """What is wrong with an `embedding_metrics` dict and the losses beside it; [] for a healthy run.
 
-    `losses`: a line of `metrics.jsonl` or what a training step returned; margins are judged once its `step` (or that of `metrics`) is beyond `warmup_steps`, or when there is no step."""
+    `losses`: a line of `metrics.jsonl` or what a training step returned; `config` is then the `TrainConfig` of the run. Margins are judged once the `step` (of `losses` or `metrics`) is beyond twice the warm-up, or when there is no step."""
     losses, found = losses or {}, []
-    def raise_alarm(name, evidence): found.append(Alarm(name, evidence, REMEDIES[name]))
+    def raise_alarm(name, evidence): found.append(Alarm(name, evidence, remedy(name, config)))
     for part in ('context', 'outputs'):
         seen = metrics.get(part) or {}
         rank, spread = as_number(seen.get('effective_rank')), as_number(seen.get('uniformity'))
         if rank is not None and rank < LOWEST_RANK: raise_alarm('effective_rank', f'the latents of {part} use {rank:.1f} of {seen.get("dimensions", "?")} directions, fewer than {LOWEST_RANK:g}')
         if spread is not None and spread > HIGHEST_UNIFORMITY: raise_alarm('uniformity', f'the latents of {part} crowd in one place of the sphere: uniformity {spread:.2f}, above {HIGHEST_UNIFORMITY:g} (evenly spread: −4)')
-    step = losses.get('step', metrics.get('step'))
-    for name, margin in _margins(losses).items() if step is None or step > warmup_steps else ():
-        if not margin >= LOWEST_MARGIN: raise_alarm('margin', f'{name}: {margin:.2f} nat better than guessing, less than {LOWEST_MARGIN:g}')
-    usage = as_number((metrics.get('vq') or {}).get('usage_ratio'))
+    step, margins = losses.get('step', metrics.get('step')), _margins(losses) if config.loss.objective == 'infonce' else {}      # an error without wrong answers is not in nats
+    for name, margin in margins.items():
+        if (step is None or step > 2 * config.optimizer.warmup_steps) and not margin >= LOWEST_MARGIN: raise_alarm('margin', f'{name}: {margin:.2f} nat better than guessing, less than {LOWEST_MARGIN:g}')
+    usage, norm = as_number((metrics.get('vq') or {}).get('usage_ratio')), losses.get('gradient_norm')
     if usage is not None and usage < LOWEST_USAGE: raise_alarm('vq_usage', f'{usage:.0%} of the codes are in use, less than {LOWEST_USAGE:.0%}')
-    if _is_odd(losses.get('gradient_norm')): raise_alarm('gradient_norm', f'the norm of the gradient is {float(losses["gradient_norm"])}')
+    if norm is not None and not math.isfinite(norm): raise_alarm('gradient_norm', f'the norm of the gradient is {float(norm)}')
     return found
 
 # %% ../../nbs/28_diagnostics.ipynb #fb1346f1
-def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, curriculum: GenerateConfig | None = None, losses: dict | None = None) -> dict:
+def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, config: JepaConfig | None = None, losses: dict | None = None) -> dict:
     """`embedding_metrics` of a model on held-out tasks of four pairs each (left out: as many as `isotropy` needs), `alarms` as dicts, and what the model is.
 
-    Latents of inputs are `context`; `lidar` takes the change z_out − z_in, a class a program; `alignment` compares the prediction from input and program with the true output. `losses` go to `alarms`."""
+    Latents of inputs are `context`; `lidar` takes the change z_out − z_in, a class a program; `alignment` compares the prediction from input and program with the true output. `config`: the `TrainConfig` of a run, if the tasks are to be those of its curriculum; with `losses` of the run, which go to `alarms`, it has to be there."""
     pairs, dimensions = 4, jepa.config.network.latent
     n = n_tasks or -(-ROWS_A_DIMENSION * dimensions // pairs)
-    batch = sample_batch(curriculum, HELD_OUT_SEED + 700 + seed, 0, n, pairs)
+    batch = sample_batch(config and config.data, HELD_OUT_SEED + 700 + seed, 0, n, pairs)
     z = jepa.encode(batch.grids).reshape(n, pairs, 2, -1)
     predicted = jepa.predict(z[:, :, 0], program=batch.programs[:, None]).reshape(n * pairs, -1)
     programs = np.unique(batch.programs.reshape(n, -1), axis=0, return_inverse=True)[1].ravel().repeat(pairs)
     vq = jepa.model.quantizer.usage() if jepa.model.quantizer is not None else None
     found = embedding_metrics(z[:, :, 0].reshape(n * pairs, -1), z[:, :, 1].reshape(n * pairs, -1), programs, predicted, vq, step=jepa.steps)
-    return dict(trained=jepa.trained, source=jepa.source, seed=seed, tasks=n, **found, alarms=[asdict(alarm) for alarm in alarms(found, losses)])
+    return dict(trained=jepa.trained, source=jepa.source, seed=seed, tasks=n, **found, alarms=[asdict(alarm) for alarm in alarms(found, config or jepa.config, losses)])

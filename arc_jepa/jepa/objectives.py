@@ -125,11 +125,15 @@ def op_shares(programs: Tensor, n_ops: int) -> Tensor:
     counts[..., 0] = 0
     return counts / counts.sum(-1, keepdim=True).clamp(min=1)
 
+def _constant_answer(shares: Tensor) -> Tensor:
+    "Cross-entropy of the mean op shares (n_ops; their sum is the share of rows that have any) against themselves."
+    return torch.special.entr(shares).sum() - torch.special.entr(shares.sum())
+
 def prior_loss(logits: Tensor, programs: Tensor) -> tuple[Tensor, Tensor]:
-    "Cross-entropy of the predicted op distribution against the program's ops; loss and chance ln(ops)."
+    "Cross-entropy of the predicted op distribution against the program's ops; loss and chance, what the best constant answer costs: the mean share of each op in the batch."
     shares = op_shares(programs, logits.shape[-1])
     surprise = op_log_probabilities(logits)[..., 1:] * shares[..., 1:]
-    return -surprise.sum(-1).mean(), torch.tensor(math.log(logits.shape[-1] - 1))
+    return -surprise.sum(-1).mean(), _constant_answer(shares.flatten(0, -2).mean(0))
 
 # %% ../../nbs/26_objectives.ipynb #230025
 class Temperature(nn.Module):
@@ -274,11 +278,12 @@ def inverse_dynamics_loss(logits: Tensor,               # N×n_ops
                           ops: Tensor,                  # int64 N; read only where the mask is set, and never 0 (padding) there
                           mask: Tensor | None = None,   # bool N: pairs of one-operation programs
                          ) -> tuple[Tensor, Tensor]:
-    "Mean cross-entropy of the applied operation over the masked pairs, and chance ln(operations); both 0 (with a graph) where there are none."
+    "Mean cross-entropy of the applied operation over the masked pairs, and chance, what the best constant answer costs; both 0 (the loss with a graph) where there are none."
     if mask is None: mask = torch.ones_like(ops, dtype=torch.bool)
     # other rows may hold padding, whose log p is −∞, and −∞ · 0 is not a number
     surprise = -op_log_probabilities(logits).gather(-1, ops.where(mask, 1)[:, None])[:, 0]
-    return (surprise * mask).sum() / mask.sum().clamp(min=1), mask.any() * torch.tensor(math.log(logits.shape[-1] - 1), device=logits.device)
+    n = mask.sum().clamp(min=1)
+    return (surprise * mask).sum() / n, _constant_answer(torch.bincount(ops[mask], minlength=logits.shape[-1]) / n)
 
 # %% ../../nbs/26_objectives.ipynb #e51745d1
 class NegativeQueue(nn.Module):

@@ -28,7 +28,7 @@ from ..dsl.ops import op_table_hash
 from ..generate.corpus import TripleBatches, read_triples, split_triples
 from ..generate.generator import GenerateConfig, TaskBatch, sample_batch
 from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_augmented
-from ..jepa.diagnostics import diagnose, diagnostic_tags
+from ..jepa.diagnostics import Alarm, alarms, diagnose, diagnostic_tags
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..threads import compute_threads
@@ -187,7 +187,7 @@ class Trainer:
         return source.batch(source.groups(seed, index, min(t.batch_size, source.n_groups)), t.counterfactuals, rng)
 
     def step(self) -> dict[str, torch.Tensor]:
-        "One update; losses, chance levels and gradient norm as tensors."
+        "One update; losses, chance levels and gradient norm as tensors. Raises FloatingPointError, and updates nothing, where the gradient is not finite."
         step, rate = self.progress.step, learning_rate(self.config, self.progress.step)
         for group in self.optimizer.param_groups: group['lr'] = rate * group.get('factor', 1.0)
         self.optimizer.zero_grad()
@@ -196,12 +196,18 @@ class Trainer:
             self._coming = {step + 1: self._maker.submit(self.batch, step + 1)} if step + 1 < self.config.steps else {}
             losses['total'].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
-        if not torch.isfinite(norm): raise FloatingPointError(f'step {step}: the gradient is not finite (losses { {k: v.item() for k, v in losses.items()} })')
+        if not torch.isfinite(norm): raise self._not_finite(losses, norm)
         self.optimizer.step()
         self.model.update_target()
         self.progress.step += 1
         self.progress.tasks += self.config.training.batch_size
         return {**losses, 'gradient_norm': norm}
+
+    def _not_finite(self, losses: dict[str, torch.Tensor], norm: torch.Tensor) -> FloatingPointError:
+        "What to raise for a gradient with which nothing can be learned."
+        alarm, = alarms({}, self.config, dict(gradient_norm=norm.item()))
+        seen = ', '.join(f'{name} {losses[name].item():.3g}' for name in ('total', *self.model.weights()) if name in losses)
+        return FloatingPointError(f'step {self.progress.step + 1}: {alarm.evidence} (losses: {seen}). Resuming repeats this step bit for bit: start in a new run directory with {alarm.remedy} or less')
 
     @torch.no_grad()
     def validate(self, batches: int = 3) -> dict[str, float]:
@@ -330,7 +336,7 @@ def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Pa
     """Train to `config.steps` in `run_dir`. `resume=True` goes on from the newest valid checkpoint (or starts), a path from that one.
 
     `max_seconds` stops at a step, saved and resumable; the schedule stays that of `config.steps`. SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130.
-    `measure` is called at the end where `training.prediction_metrics` asks for it. Raises ValueError where it asks and there is none, `DirectoryInUse` where another process trains."""
+    `measure` is called at the end where `training.prediction_metrics` asks for it. Raises ValueError where it asks and there is none, `DirectoryInUse` where another process trains, FloatingPointError where a gradient is not finite."""
     if config.training.prediction_metrics and measure is None: raise ValueError('training.prediction_metrics is true, and nothing was given to measure with; pass measure=prediction_metrics (arc_jepa.evaluate.predictions), or set training.prediction_metrics=false')
     with only_one(run_dir), compute_threads(config.training.threads): return _train(config, Path(run_dir), resume, max_seconds, progress, measure)
 
@@ -341,6 +347,7 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
     log = Log(run_dir, config.logging, trainer.progress.step)
     try:
         with StopRequest() as stop: _loop(trainer, run_dir, log, stop, max_seconds, progress)
+    except FloatingPointError as error: raise FloatingPointError(f'{run_dir}: {error}') from None
     finally: log.close()
     if trainer.progress.step and not _model_is_current(trainer, run_dir): _save_model(trainer, run_dir)
     if stop.signal:
@@ -384,10 +391,10 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
 
 def _look_at_embeddings(trainer: Trainer, log: Log, row: dict) -> None:
     "One line of `embedding_metrics.jsonl`, and what is alarming in it on standard error; leaves the model as it was."
-    try: found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), curriculum=trainer.config.data, losses=row if trainer.progress.step > 2 * trainer.config.optimizer.warmup_steps else None)
+    try: found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), config=trainer.config, losses=row)
     finally: trainer.model.train()
     log.write(found, EMBEDDING_METRICS)
-    for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {alarm["name"]}, {alarm["evidence"]}; {alarm["remedy"]}', file=sys.stderr)
+    for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {Alarm(**alarm)}', file=sys.stderr)
 
 def summary(run_dir: Path, config: TrainConfig, result: TrainResult) -> dict:
     "`metrics.json`: mean loss of each epoch, validation, rate."
