@@ -7,7 +7,7 @@ from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batc
 from arc_jepa.jepa.models import Jepa
 from arc_jepa.statistics import wilson_interval
 from arc_jepa.evaluate.retrieval import (FLOORS, MEASURES, PROBE_OPS, composition_curriculum, composition_table, encode_questions, format_table, kind_of_program, latent_scores, measure, most_used_ops,
-                                     one_step_ops, op_probe, probe_pairs, probe_summary, retrieval_table, rollout, single_steps, synthetic_questions, top1, tower_scores)
+                                     one_step_ops, op_probe, probe_pairs, probe_summary, retrieval_table, rollout, single_steps, statistics_scores, synthetic_questions, top1, tower_scores)
 
 
 class Constant(Jepa):
@@ -125,7 +125,11 @@ def test_the_table_and_its_flat_keys(table):
             floors = set(table[name]['floors']) - {'pixels'}
             assert all(set(row['floors']) == floors for row in rows), 'the floors of the whole, in each part'
             for floor in floors: assert sum(row['n'] * row['floors'][floor] for row in rows) / 24 == pytest.approx(table[name]['floors'][floor], abs=1e-3), floor
-    lengths = {str(n_steps(q.programs[0])) for q in synthetic_questions(24)}
+    questions, control = synthetic_questions(24), Jepa.untrained()
+    steps = np.array([str(n_steps(q.programs[0])) for q in questions])
+    for floor, scores in (('statistics', statistics_scores(questions)), ('untrained', latent_scores(control, questions, encode_questions(control, questions)))):
+        assert {n: row['floors'][floor] for n, row in table['by_length']['demo32'].items()} == pytest.approx({n: top1(scores[steps == n]) for n in np.unique(steps)}, abs=1e-3), 'the floors of the same questions'
+    lengths = set(steps.tolist())
     assert set(table['by_length']['cf32']) == lengths
     text = format_table(table).splitlines()
     part = text[text.index('demo32, by length') + 1]
