@@ -285,11 +285,11 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
 # %% ../nbs/81_commands.ipynb #810011
 class Benchmark(str, Enum):
     "What `arc-jepa bench` can measure."
-    kernels, search, generate, tokens, train = 'kernels', 'search', 'generate', 'tokens', 'train'
+    kernels, search, generate, tokens, train, threads = 'kernels', 'search', 'generate', 'tokens', 'train', 'threads'
 
 @app.command(epilog='Example: `arc-jepa bench search --json`')
 def bench(what: Annotated[Benchmark, typer.Argument(help='What to measure.')], as_json: AsJson = False) -> None:
-    "Rates per CPU-second on this machine: compiled operations, program search, task generation, tokens and shards, training."
+    "Rates per CPU-second on this machine: compiled operations, program search, task generation, tokens and shards, training, threads."
     with _clear_errors():
         from arc_jepa.evaluate import bench as benchmarks
         result = getattr(benchmarks, f'bench_{what.value}')()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,15 +18,20 @@ __all__ = ['n_threads', 'compute_threads', 'in_threads']
 
 # %% ../nbs/07_threads.ipynb #070005
 _pools: list[ThreadPoolExecutor] = []      # of the blocks that are open, the innermost last
+_here = threading.local()                  # `worker` is set in the threads of a pool
+
+def _begin_worker() -> None:
+    _here.worker = True
+    torch.set_num_threads(1)               # OpenMP counts its threads for each thread of ours
 
 def n_threads() -> int:
-    "How many parts work should be split into: 1 outside of `compute_threads`."
-    return _pools[-1]._max_workers if _pools else 1
+    "How many parts work should be split into: 1 outside of `compute_threads`, and inside a thread of it."
+    return _pools[-1]._max_workers if _pools and not hasattr(_here, 'worker') else 1
 
 @contextlib.contextmanager
 def compute_threads(n: int) -> Iterator[None]:
     "Inside the block `in_threads` works with `n` threads, and every operation of torch on one; behind it all is as before."
-    before, pool = torch.get_num_threads(), ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))      # OpenMP counts its threads for each thread of ours
+    before, pool = torch.get_num_threads(), ThreadPoolExecutor(n, initializer=_begin_worker)
     torch.set_num_threads(1)
     _pools.append(pool)
     try: yield
@@ -66,13 +72,14 @@ class _InThreads(torch.autograd.Function):
         return None, None, None, None, *(sums.get(id(p)) for p in ctx.parameters), *inputs
 
 def in_threads(function: Callable[..., Sequence[Tensor]], parts: Sequence[tuple], parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """`function(*part)`, a tuple of tensors, of each part, in threads where there is more than one part and a `compute_threads` block.
+    """`function(*part)`, a tuple of tensors, of each part, in threads where there is more than one part and `n_threads` says more than one.
 
-    Gradients flow to the tensors of the parts and to `parameters`: all that `function` uses besides. It must change nothing, and draw nothing at random. An error in a thread is raised here."""
-    if len(parts) == 1 or not _pools: return [tuple(function(*part)) for part in parts]
+    Gradients flow to the tensors of the parts and to `parameters`, which must name all that `function` uses besides: a tensor that it reaches in another way (a closure, a global) **gets no gradient and no error** in threads.
+    Go backward inside the block. `function` must change nothing, and draw nothing at random. An error in a thread is raised here."""
+    if len(parts) == 1 or n_threads() == 1: return [tuple(function(*part)) for part in parts]
     pool = _pools[-1]
     if not torch.is_grad_enabled(): return list(pool.map(torch.no_grad()(lambda part: tuple(function(*part))), parts))
-    parameters = list(parameters)
+    parameters = list(dict.fromkeys(parameters))      # one that is named twice would get its gradient twice
     flat = _InThreads.apply(pool, function, parts, len(parameters), *parameters, *(x for part in parts for x in part if isinstance(x, Tensor)))
     n = len(flat) // len(parts)
     return [tuple(flat[i * n:(i + 1) * n]) for i in range(len(parts))]

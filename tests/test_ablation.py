@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from arc_jepa.commands import app
 from arc_jepa.config import ConfigError, load_config, override_config
 from arc_jepa.evaluate import ablation
-from arc_jepa.evaluate.ablation import BASELINE, GROUPS, HARD_STOP, VARIANTS, fit_schedule, run_ablation, summarise, train_within, variant_config
+from arc_jepa.evaluate.ablation import BASELINE, GROUPS, HARD_STOP, VARIANTS, choose_variants, fit_schedule, run_ablation, summarise, train_within, variant_config
 from arc_jepa.evaluate.retrieval import encode_questions, synthetic_questions, tower_scores
 from arc_jepa.generate.corpus import generate
 from arc_jepa.generate.generator import GenerateConfig
@@ -237,6 +237,23 @@ def test_differences_are_paired_by_seed():
     assert alone['variants']['vq']['cf32']['difference'] == dict(mean=.1, low=None, high=None), 'one seed has no interval'
     ablation.plot_ablation(alone)
     assert '(+10.0)' in ablation.format_ablation(alone)
+
+
+def test_a_rung_is_compared_with_the_one_before_it_seed_by_seed():
+    def run(variant, seed, cf32): return dict(variant=variant, seed=seed, **invented(SMALL, 1, 20) | dict(measures={'cf32': cf32}), settings=dict(cpu_seconds=1, questions=20))
+    chain = choose_variants(['infonce_vq'])
+    assert chain == [BASELINE, 'infonce_only', 'infonce_vq'] and choose_variants(group='guide')[1:] == list(GROUPS['guide'])
+    for before, name in zip([BASELINE, *GROUPS['guide']], GROUPS['guide']): assert VARIANTS[name].beside == before
+    found = {BASELINE: (.30, .35, .40), 'infonce_only': (.10, .20, .15), 'infonce_vq': (.12, .22, .17)}
+    result = summarise([run(name, seed, found[name][seed]) for seed in (2, 0, 1) for name in reversed(chain)])
+    row = result['variants']['infonce_vq']
+    assert row['beside'] == 'infonce_only' and row['cf32']['difference'] == dict(mean=.02, low=.02, high=.02), 'above the rung before it, in each seed, though far below the baseline'
+    text = ablation.format_ablation(result)
+    assert '(+2.0 ±0.0)+' in text and 'infonce_vq    infonce_only  0.170' in text
+    panel = ablation.plot_ablation(result).axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ['infonce_only', 'infonce_vq\nbeside infonce_only']
+    assert np.allclose(np.concatenate([points.get_offsets()[:, 0] for points in panel.collections[2:]]), 2), 'all points of the second line, seeds and mean'
+    with pytest.raises(ValueError, match='no run of infonce_only with seed 0, beside which infonce_vq stands'): summarise([run(BASELINE, 0, .3), run('infonce_vq', 0, .1)])
 
 
 def run(*words): return CliRunner().invoke(app, ['ablate', *words])

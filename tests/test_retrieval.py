@@ -5,8 +5,9 @@ import pytest
 from arc_jepa.dsl.program import n_steps, parse, run_program, to_array
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
 from arc_jepa.jepa.models import Jepa
+from arc_jepa.statistics import wilson_interval
 from arc_jepa.evaluate.retrieval import (FLOORS, MEASURES, PROBE_OPS, composition_curriculum, composition_table, encode_questions, format_table, kind_of_program, latent_scores, measure, most_used_ops,
-                                     one_step_ops, op_probe, probe_pairs, probe_summary, retrieval_table, rollout, single_steps, synthetic_questions, top1, tower_scores)
+                                     one_step_ops, op_probe, probe_pairs, probe_summary, retrieval_table, rollout, single_steps, statistics_scores, synthetic_questions, top1, tower_scores)
 
 
 class Constant(Jepa):
@@ -105,7 +106,10 @@ def test_the_composition_table_has_both_ways_by_length():
     assert found['all']['n'] == 24 == found['2']['n'] + found['3']['n'] and set(found) == {'trained', 'steps', 'seed', 'all', '2', '3'} and not found['trained']
     for row in (found['all'], found['2'], found['3']):
         assert set(row) == {'n', 'one_shot', 'repeated', 'floors'} and set(row['floors']) == {'last_step', 'untrained', 'untrained_repeated', 'pixels', 'chance'}
-        assert all(row[way]['low'] <= row[way]['value'] <= row[way]['high'] for way in ('one_shot', 'repeated'))
+        for way, floor in (('one_shot', 'untrained'), ('repeated', 'untrained_repeated')):
+            assert row[way]['value'] == row['floors'][floor], 'these weights are their own control'
+            assert (row[way]['low'], row[way]['high']) == pytest.approx(wilson_interval(row[way]['value'] * row['n'], row['n']), abs=1e-3)
+    for way in ('one_shot', 'repeated'): assert sum(found[k]['n'] * found[k][way]['value'] for k in '23') / 24 == pytest.approx(found['all'][way]['value'], abs=1e-3)
 
 
 def test_the_table_and_its_flat_keys(table):
@@ -118,8 +122,18 @@ def test_the_table_and_its_flat_keys(table):
         for name in ('cf32', 'demo32', 'rule32'):
             rows = table[group][name].values()
             assert sum(row['n'] for row in rows) == 24 and sum(row['n'] * row['latent']['value'] for row in rows) / 24 == pytest.approx(flat[name], abs=1e-3)
-    lengths = {str(n_steps(q.programs[0])) for q in synthetic_questions(24)}
-    assert set(table['by_length']['cf32']) == lengths and 'demo32, fused by length' in format_table(table)
+            floors = set(table[name]['floors']) - {'pixels'}
+            assert all(set(row['floors']) == floors for row in rows), 'the floors of the whole, in each part'
+            for floor in floors: assert sum(row['n'] * row['floors'][floor] for row in rows) / 24 == pytest.approx(table[name]['floors'][floor], abs=1e-3), floor
+    questions, control = synthetic_questions(24), Jepa.untrained()
+    steps = np.array([str(n_steps(q.programs[0])) for q in questions])
+    for floor, scores in (('statistics', statistics_scores(questions)), ('untrained', latent_scores(control, questions, encode_questions(control, questions)))):
+        assert {n: row['floors'][floor] for n, row in table['by_length']['demo32'].items()} == pytest.approx({n: top1(scores[steps == n]) for n in np.unique(steps)}, abs=1e-3), 'the floors of the same questions'
+    lengths = set(steps.tolist())
+    assert set(table['by_length']['cf32']) == lengths
+    text = format_table(table).splitlines()
+    part = text[text.index('demo32, by length') + 1]
+    assert part.split()[0] == min(lengths) and f'statistics {table["by_length"]["demo32"][min(lengths)]["floors"]["statistics"]:.3f}' in part and 'untrained_fused' in part
 
 
 def test_pictures_of_any_model():

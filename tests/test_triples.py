@@ -21,6 +21,7 @@ from arc_jepa.evaluate.retrieval import encode_questions, latent_scores
 from arc_jepa.generate.corpus import generate, read_triples, split_triples, write_triples
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, WorldModel, batch_losses
+from arc_jepa.statistics import wilson_interval
 from arc_jepa.train.runstate import CheckpointError
 from arc_jepa.train.training import TrainConfig, Trainer, read_metrics, train_jepa
 
@@ -205,7 +206,8 @@ def test_command_writes_prediction_metrics(file, tmp_path):
     metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
     found = metrics['prediction_metrics']
     assert len(metrics['losses']) == 1 and found['questions'] == 'held-out triples' and 0 < found['n'] <= 200
-    assert found['low'] <= found['accuracy'] <= found['high'] and set(found['floors']) == {'untrained', 'pixels', 'chance'} and found['floors']['chance'] == pytest.approx(1 / 32, abs=1e-4)
+    assert (found['low'], found['high']) == pytest.approx(wilson_interval(found['accuracy'] * found['n'], found['n']), abs=1e-3) and set(found['floors']) == {'untrained', 'pixels', 'chance'} and found['floors']['chance'] == pytest.approx(1 / 32, abs=1e-4)
+    assert sum(row['n'] * row['value'] for row in found['by_length'].values()) / found['n'] == pytest.approx(found['accuracy'], abs=1e-3)
     assert sum(row['n'] for row in found['by_length'].values()) == found['n'] and {'one_shot', 'repeated'} <= found['composition']['all'].keys()
     said = CliRunner().invoke(app, ['train', '--config', 'jepa_program_conditioned', '--output', str(tmp_path / 'none'), 'dataset_triples=none.jsonl', *small])
     assert said.exit_code and 'none.jsonl: no such file' in said.output and 'Traceback' not in said.output

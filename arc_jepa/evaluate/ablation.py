@@ -31,6 +31,7 @@ class Variant(NamedTuple):
     "A change to the baseline."
     asks: str                           # the question, one line
     overrides: tuple[str, ...] = ()     # KEY=VALUE
+    beside: str = 'baseline'            # the variant that it is compared with
 
 _VQ, _RELATIONAL, _SIGREG = ('loss.prior=0', 'quantizer.kind=vq'), ('loss.relational=0.5',), ('sigreg.weight=0.05',)
 _NO_WRONG_ANSWERS = 'loss.rule_program=0'       # which is InfoNCE whatever the objective is; nothing trains the two towers then
@@ -38,10 +39,10 @@ _NO_WRONG_ANSWERS = 'loss.rule_program=0'       # which is InfoNCE whatever the 
 GROUPS: dict[str, dict[str, Variant]] = {
     'guide': {
         'infonce_only': Variant('Are the contrastive losses enough, without predicting which operations occur?', ('loss.prior=0',)),
-        'infonce_vq': Variant('… and with a codebook beside the tokens?', _VQ),
-        'infonce_vq_relational': Variant('… and with predictions that stand to each other as the true latents do?', _VQ + _RELATIONAL),
-        'infonce_vq_relational_sigreg': Variant('… and with a pull towards a Gaussian?', _VQ + _RELATIONAL + _SIGREG),
-        'infonce_vq_relational_sigreg_invariance': Variant('… and with views of a grid that should look alike?', _VQ + _RELATIONAL + _SIGREG + ('loss.invariance=0.25',))},
+        'infonce_vq': Variant('… and with a codebook beside the tokens?', _VQ, beside='infonce_only'),
+        'infonce_vq_relational': Variant('… and with predictions that stand to each other as the true latents do?', _VQ + _RELATIONAL, beside='infonce_vq'),
+        'infonce_vq_relational_sigreg': Variant('… and with a pull towards a Gaussian?', _VQ + _RELATIONAL + _SIGREG, beside='infonce_vq_relational'),
+        'infonce_vq_relational_sigreg_invariance': Variant('… and with views of a grid that should look alike?', _VQ + _RELATIONAL + _SIGREG + ('loss.invariance=0.25',), beside='infonce_vq_relational_sigreg')},
     'objectives': {
         'lejepa': Variant('Can squared error with SIGReg do without wrong answers (LeJEPA)? In this group rules are not matched with programs, and rule32 is that of towers without training', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05')),
         'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'vicreg.weight=1')),
@@ -85,12 +86,13 @@ BASELINE = 'baseline'
 VARIANTS: dict[str, Variant] = {BASELINE: Variant('What does the config give as it is?'), **{name: variant for group in GROUPS.values() for name, variant in group.items()}}
 
 def choose_variants(names: Iterable[str] | None = None, group: str | None = None) -> list[str]:
-    "Names of the variants to run, the baseline first: those named, those of a group, or all. Raises ValueError for a name that is none."
+    "Names of the variants to run, the baseline first: those named, those of a group, or all, each behind what it stands beside. Raises ValueError for a name that is none."
     if group is not None and group not in GROUPS: raise ValueError(f'no group {group!r}{did_you_mean(group, GROUPS)}; there are {", ".join(GROUPS)}')
     wanted = list(names or ()) + list(GROUPS[group] if group else ()) or list(VARIANTS)
     for name in wanted:
         if name not in VARIANTS: raise ValueError(f'no variant {name!r}{did_you_mean(name, VARIANTS)}; `arc-jepa ablate --list` shows all')
-    return list(dict.fromkeys([BASELINE, *wanted]))
+    def chain(name): return [BASELINE] if name == BASELINE else [*chain(VARIANTS[name].beside), name]
+    return list(dict.fromkeys(each for name in [BASELINE, *wanted] for each in chain(name)))
 
 def variant_config(base: TrainConfig, name: str, seed: int = 0) -> TrainConfig:
     "The config of a run. Raises ConfigError where the base does not go together with the variant."
@@ -215,22 +217,25 @@ def _untrained(record: dict, measure: str) -> float | None:
     return record['floors'].get(name, {}).get('untrained' + fused)
 
 def summarise(records: Iterable[dict]) -> dict:
-    """`{variants: {name: {success_rate, avg_loss, steps, tasks, cpu_s, stopped, asks, overrides, MEASURE: {mean, low, high, seeds, untrained, difference: {mean, low, high}}}}, floors, seeds, cpu_seconds, questions}`, ready for JSON, of finished runs.
+    """`{variants: {name: {success_rate, avg_loss, steps, tasks, cpu_s, stopped, asks, overrides, beside, MEASURE: {mean, low, high, seeds, untrained, difference: {mean, low, high}}}}, floors, seeds, cpu_seconds, questions}`, ready for JSON, of finished runs.
 
-    Means are over seeds, `difference` is to the baseline by seed, `stopped` counts runs that ended early, `success_rate` is the mean of cf32. `untrained` is the floor of the variant's own network, `floors` are those that all variants have in common."""
-    records = sorted(records, key=lambda r: list(VARIANTS).index(r['variant']))
+    Means are over seeds, `difference` is to the variant `beside` by seed, `stopped` counts runs that ended early, `success_rate` is the mean of cf32. `untrained` is the floor of the variant's own network, `floors` are those that all variants have in common. Raises ValueError where the runs lack what one of them stands beside."""
+    records = sorted(records, key=lambda r: (list(VARIANTS).index(r['variant']), r['seed']))
     by_variant = {name: {r['seed']: r for r in records if r['variant'] == name} for name in dict.fromkeys(r['variant'] for r in records)}
-    base, first = by_variant[BASELINE], records[0]
+    first = records[0]
+    lacking = [f'{VARIANTS[name].beside} with seed {seed}, beside which {name} stands' for name, runs in by_variant.items() for seed in runs if seed not in by_variant.get(VARIANTS[name].beside, {})]
+    if lacking: raise ValueError(f'no run of {lacking[0]}; `choose_variants` names all that have to run together')
     def row(name, runs):
+        base = by_variant[VARIANTS[name].beside]
         mean = lambda key: None if any(r[key] is None for r in runs.values()) else round(float(np.mean([r[key] for r in runs.values()])), 4)
         found = dict(success_rate=None, avg_loss=mean('avg_loss'), steps=mean('steps'), tasks=mean('tasks'), cpu_s=mean('cpu_s'), stopped=sum(r['stopped'] is not None for r in runs.values()),
-                     asks=VARIANTS[name].asks, overrides=list(VARIANTS[name].overrides))
+                     asks=VARIANTS[name].asks, overrides=list(VARIANTS[name].overrides), beside=VARIANTS[name].beside)
         for measure in first['measures']:
             values = {seed: r['measures'][measure] for seed, r in runs.items()}
             found[measure] = _with_interval(list(values.values())) | dict(seeds=list(values.values()), untrained=_untrained(next(iter(runs.values())), measure), difference=_with_interval([v - base[seed]['measures'][measure] for seed, v in values.items()]))
         return found | dict(success_rate=found['cf32']['mean'])
     common = {measure: {name: x for name, x in floors.items() if not name.startswith('untrained')} for measure, floors in first['floors'].items()}
-    return dict(variants={name: row(name, runs) for name, runs in by_variant.items()}, floors=common, seeds=sorted(base), cpu_seconds=first['settings']['cpu_seconds'], questions=first['settings']['questions'])
+    return dict(variants={name: row(name, runs) for name, runs in by_variant.items()}, floors=common, seeds=sorted({r['seed'] for r in records}), cpu_seconds=first['settings']['cpu_seconds'], questions=first['settings']['questions'])
 
 # %% ../../nbs/55_ablation.ipynb #dc4439c4
 SHOWN = {'cf32': 'cf32', 'demo32_fused': 'demo32, fused', 'rule32': 'rule32', 'op_probe': 'op probe'}
@@ -241,33 +246,33 @@ def _verdict(difference: dict, seeds: int) -> str:
     return '+' if difference['low'] > 0 else '−' if difference['high'] < 0 else ''
 
 def plot_ablation(result: dict):
-    "matplotlib Figure: differences to the baseline with 95 % intervals, a panel a measure, a line a variant; small points are seeds, grey figures the variant's own network untrained."
+    "matplotlib Figure: differences to the baseline, or to the variant named below the name, with 95 % intervals, a panel a measure, a line a variant; small points are seeds, grey figures the variant's own network untrained."
     import matplotlib.pyplot as plt
     variants = result['variants']
     names, measures = [name for name in variants if name != BASELINE] or [BASELINE], [m for m in SHOWN if m in variants[BASELINE]]
-    fig, panels = plt.subplots(1, len(measures), figsize=(2.2 + 2.1 * len(measures), 1.1 + .26 * len(names)), sharey=True, squeeze=False, layout='constrained')
+    fig, panels = plt.subplots(1, len(measures), figsize=(2.2 + 2.1 * len(measures), 1.1 + .26 * len(names) + .1 * sum(variants[name]['beside'] != BASELINE for name in names)), sharey=True, squeeze=False, layout='constrained')
     colours = {'+': '#2ca25f', '−': '#d9534f', '': '#7f8c99'}
     for panel, measure in zip(panels[0], measures):
         base = variants[BASELINE][measure]
         for i, name in enumerate(names):
-            row = variants[name][measure]
+            row, beside = variants[name][measure], variants[variants[name]['beside']][measure]
             d = row['difference']
             colour = colours[_verdict(d, len(row['seeds']))]
             if d['low'] is not None: panel.plot([100 * d['low'], 100 * d['high']], [i, i], color=colour, lw=2, alpha=.8, solid_capstyle='butt')
-            panel.scatter([100 * (a - b) for a, b in zip(row['seeds'], base['seeds'])], [i] * len(row['seeds']), s=6, color=colour, alpha=.6, linewidths=0)
+            panel.scatter([100 * (a - b) for a, b in zip(row['seeds'], beside['seeds'])], [i] * len(row['seeds']), s=6, color=colour, alpha=.6, linewidths=0)
             panel.scatter(100 * d['mean'], i, s=26, color=colour, zorder=3)
             if row['untrained'] is not None: panel.text(1.02, i, f'{row["untrained"]:.3f}', transform=panel.get_yaxis_transform(), va='center', fontsize=7, color='grey')
         panel.axvline(0, color='grey', lw=.8)
         panel.set_xlim(min(panel.get_xlim()[0], -1), max(panel.get_xlim()[1], 1))      # a hundredth of a point is no difference
         panel.set_title(f'{SHOWN[measure]}\nbaseline {base["mean"]:.3f}' + ('' if base['untrained'] is None else f', untrained {base["untrained"]:.3f}'), fontsize=8)
         panel.tick_params(labelsize=8)
-    panels[0, 0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .4, -.6))
-    fig.supxlabel(f'difference to the baseline in points, 95 % interval; {len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s each; grey: the same network untrained', fontsize=8)
+    panels[0, 0].set(yticks=range(len(names)), yticklabels=[name + f'\nbeside {variants[name]["beside"]}' * (variants[name]['beside'] != BASELINE) for name in names], ylim=(len(names) - .4, -.6))
+    fig.supxlabel(f'difference to the baseline{", or to what is named below," * any(variants[name]["beside"] != BASELINE for name in names)} in points, 95 % interval; {len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s each; grey: the same network untrained', fontsize=8)
     plt.close(fig)
     return fig
 
 def format_ablation(result: dict) -> str:
-    "The result as one table of text: means, each network's own untrained floor, differences to the baseline in points with half their interval; floors that all have in common below."
+    "The result as one table of text: means, each network's own untrained floor, differences in points to the variant in the column `beside`, with half their interval; floors that all have in common below."
     variants = result['variants']
     measures = [m for m in SHOWN if m in variants[BASELINE]]
     def cell(name, row):
@@ -275,12 +280,12 @@ def format_ablation(result: dict) -> str:
         half = '' if d['low'] is None else f' ±{50 * (d["high"] - d["low"]):.1f}'
         floor = '' if row['untrained'] is None else f' [{row["untrained"]:.3f}]'
         return f'{row["mean"]:.3f}{floor}' + ('' if name == BASELINE else f' ({100 * d["mean"]:+.1f}{half}){_verdict(d, len(row["seeds"]))}')
-    wide = max(map(len, variants)) + 2
-    lines = [f'{len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s of training each; in square brackets the same network untrained, in round ones the difference to the baseline in points, with its 95 % interval; + or − where that does not hold 0, from 3 seeds on',
-             f'{"":{wide}s}' + ''.join(f'{SHOWN[m]:30s}' for m in measures) + f'{"steps":>7s}{"tasks":>9s}{"CPU-s":>8s}{"loss":>8s}']
+    wide, second = max(map(len, variants)) + 2, max(len('beside'), *(len(row['beside']) for row in variants.values())) + 2
+    lines = [f'{len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s of training each; in square brackets the same network untrained, in round ones the difference in points to the variant that it stands beside, with its 95 % interval; + or − where that does not hold 0, from 3 seeds on',
+             f'{"":{wide}s}{"beside":{second}s}' + ''.join(f'{SHOWN[m]:30s}' for m in measures) + f'{"steps":>7s}{"tasks":>9s}{"CPU-s":>8s}{"loss":>8s}']
     for name, row in variants.items():
         loss = '–' if row['avg_loss'] is None else f'{row["avg_loss"]:.2f}'
-        lines.append(f'{name:{wide}s}' + ''.join(f'{cell(name, row[m]):30s}' for m in measures) + f'{row["steps"]:7.0f}{row["tasks"]:9,.0f}{row["cpu_s"]:8.1f}{loss:>8s}' + (f'  {row["stopped"]} ended early' if row['stopped'] else ''))
+        lines.append(f'{name:{wide}s}{"" if name == BASELINE else row["beside"]:{second}s}' + ''.join(f'{cell(name, row[m]):30s}' for m in measures) + f'{row["steps"]:7.0f}{row["tasks"]:9,.0f}{row["cpu_s"]:8.1f}{loss:>8s}' + (f'  {row["stopped"]} ended early' if row['stopped'] else ''))
     for m in measures:
         floors = result['floors'].get(m.removesuffix('_fused'), {})
         lines.append(f'floors of {SHOWN[m]}: ' + ', '.join(f'{name.replace("_", " ")} {value:.3f}' for name, value in floors.items()))

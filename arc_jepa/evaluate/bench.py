@@ -16,7 +16,7 @@ from ..dsl.types import OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words
 
 # %% auto #0
 __all__ = ['ANCHORS', 'spread', 'rates', 'values_by_type', 'Calls', 'calls_of', 'nanoseconds', 'bench_kernels', 'bench_search',
-           'bench_generate', 'bench_tokens', 'bench_train']
+           'bench_generate', 'bench_tokens', 'bench_train', 'bench_threads']
 
 # %% ../../nbs/54_bench.ipynb #540004
 def spread(values) -> dict[str, float]:
@@ -272,3 +272,36 @@ def bench_train(steps: int = 4, repeats: int = 3, config=None) -> dict:
     wall, process = spread(clock), spread(cpu)
     return {'tasks_per_s': wall['median'], 'range': [wall['min'], wall['max']], 'tasks_per_cpu_s': process['median'], 'threads': trainer.config.training.threads, 'batch_size': size,
             'parameters': sum(p.numel() for p in trainer.model.parameters()), 'repeats': repeats}
+
+# %% ../../nbs/54_bench.ipynb #efca9258
+def bench_threads(rounds: int = 5, config=None) -> dict:
+    """Tasks in a second of the clock, in training steps of three kinds, sampling included: on one core (`one_thread`), in two threads of `compute_threads` (`two_threads`), and with every operation of torch on two cores (`two_openmp`); `beside_…` is the same while another process keeps one core busy. Medians of `rounds` steps each, in turns.
+
+    `config`: a `TrainConfig`; None takes `jepa_cpu`."""
+    import torch
+    from contextlib import contextmanager
+    from arc_jepa.config import load_config
+    from arc_jepa.threads import compute_threads
+    from arc_jepa.train.training import TrainConfig, Trainer
+    @contextmanager
+    def openmp(n):
+        before = torch.get_num_threads()
+        torch.set_num_threads(n)
+        try: yield
+        finally: torch.set_num_threads(before)
+    trainer, found, shares = Trainer(config or load_config(TrainConfig, 'jepa_cpu')), {}, {}
+    size, ways = trainer.config.training.batch_size, dict(one_thread=(compute_threads, 1), two_threads=(compute_threads, 2), two_openmp=(openmp, 2))
+    def measure(beside):
+        times = {way: [] for way in ways}
+        for i in range(rounds + 1):                 # the first round warms up
+            for way, (threads, n) in ways.items():
+                with threads(n):
+                    begin = time.perf_counter()
+                    trainer.step()
+                    if i: times[way].append(size / (time.perf_counter() - begin))
+        for way, rates in times.items(): found[beside + way], shares[f'{beside}{way}_range'] = (s := spread(rates))['median'], [s['min'], s['max']]
+    measure('')
+    busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+    try: measure('beside_')
+    finally: busy.kill(); busy.wait()
+    return found | shares | dict(batch_size=size, rounds=rounds)

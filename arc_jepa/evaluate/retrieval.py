@@ -258,11 +258,16 @@ def kind_of_program(program: np.ndarray) -> str:
     if (numbers == OP_BY_NAME['repeat'].number).any(): return 'recursive'
     return 'meta_rule' if program[:, 3].any() else 'atomic' if n_steps(program) == 1 else 'sequential'
 
-def by_group(tables: Tables, groups: Sequence[str]) -> dict[str, dict[str, dict]]:
-    "`{measure: {group: {n, latent, fused}}}` of the synthetic measures; `groups` names the group of each question."
+def by_group(tables: Tables, groups: Sequence[str], control: Tables, counted: dict[str, np.ndarray]) -> dict[str, dict[str, dict]]:
+    """`{measure: {group: {n, latent, fused, floors: {untrained, untrained_fused, statistics, chance}}}}` of the synthetic measures, as far as there is one.
+
+    `groups` names the group of each question; `control`: the `score_tables` of the untrained network, `counted`: `statistics_scores` by measure."""
     groups = np.asarray(groups)
-    def shares(row, mine): return dict(n=int(mine.sum()), **{kind: _entry(top1(scores[mine]), int(mine.sum())) for kind, scores in row.items()})
-    return {name: {str(group): shares(tables[name], groups == group) for group in np.unique(groups)} for name in ('cf32', 'demo32', 'rule32')}
+    def row(name, mine):
+        n, floors = int(mine.sum()), {'untrained' if kind == 'latent' else f'untrained_{kind}': scores for kind, scores in control[name].items()} | ({'statistics': counted[name]} if name in counted else {})
+        return dict(n=n, **{kind: _entry(top1(scores[mine]), n) for kind, scores in tables[name].items()},
+                    floors={floor: round(top1(scores[mine]), 4) for floor, scores in floors.items()} | dict(chance=round(1 / tables[name]['latent'].shape[1], 4)))
+    return {name: {str(group): row(name, groups == group) for group in np.unique(groups)} for name in ('cf32', 'demo32', 'rule32')}
 
 # %% ../../nbs/51_retrieval.ipynb #250024
 @lru_cache(maxsize=4)
@@ -284,19 +289,19 @@ def _measured(jepa: Jepa, asked: tuple) -> tuple[dict, Tables]:
     return measure(jepa, sets['cf32'], sets['arc_easy'], sets['arc_hard'], probes, tables), tables
 
 @lru_cache(maxsize=64)
-def _control(config: str, device: str, asked: tuple) -> dict: return _measured(Jepa.untrained(JepaConfig.model_validate_json(config)).to(device), asked)[0]
+def _control(config: str, device: str, asked: tuple) -> tuple[dict, Tables]: return _measured(Jepa.untrained(JepaConfig.model_validate_json(config)).to(device), asked)
 
 def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: int = 200, probe_tasks: int = 4000, curriculum: GenerateConfig | None = None) -> dict:
-    """All measures with floors and 95 % intervals, ready for JSON: `{measure: {latent, fused, floors: {untrained, statistics, pixels, chance}, n}}`, and the synthetic ones again in `by_length` and `by_kind`.
+    """All measures with floors and 95 % intervals, ready for JSON: `{measure: {latent, fused, floors: {untrained, statistics, pixels, chance}, n}}`, and the synthetic ones again in `by_length` and `by_kind` (see `by_group`).
 
     Synthetic tasks come from held-out seeds, real ones from ARC-1 training. `probe_tasks`: pairs for the probe over all operations; that over `PROBE_OPS` takes a twelfth of it, at most 320, as tasks a class. `trained` says what kind of weights this was."""
     asked = (seed, n_tasks, arc_tasks, probe_tasks, None if curriculum is None else curriculum.model_dump_json())
     sets, probes, counted, probed = _held_out(*asked, jepa.config.tokens.model_dump_json())
-    (ours, tables), control = _measured(jepa, asked), _control(jepa.config.model_dump_json(), str(jepa.device), asked)
+    (ours, tables), (control, untrained) = _measured(jepa, asked), _control(jepa.config.model_dump_json(), str(jepa.device), asked)
     table = {name: _question_row(name, ours[name], control[name], questions, counted) for name, questions in sets.items()} | {name: _probe_row(ours[name], control[name], ops, probed[name]) for name, (_, ops) in probes.items()}
     if probes: table['effective_rank'] = dict(latent=dict(value=round(ours['effective_rank']['latent'], 2)), floors=dict(untrained=round(control['effective_rank']['latent'], 2)), n=len(probes['op_probe_all'][0]))
     programs = [q.programs[0] for q in sets['cf32']]
-    grouped = dict(by_length=by_group(tables, [str(n_steps(p)) for p in programs]), by_kind=by_group(tables, [kind_of_program(p) for p in programs]))
+    grouped = {name: by_group(tables, [group(p) for p in programs], untrained, counted) for name, group in (('by_length', lambda p: str(n_steps(p))), ('by_kind', kind_of_program))}
     return dict(trained=jepa.trained, steps=jepa.steps, source=jepa.source, seed=seed, **{name: table[name] for name in (*MEASURES, 'effective_rank') if name in table}, **grouped)
 
 def _probe_row(ours: dict, control: dict, ops: np.ndarray, statistics: float) -> dict:
@@ -380,15 +385,13 @@ def plot_retrieval(table: dict):
 
 # %% ../../nbs/51_retrieval.ipynb #250027
 def format_table(table: dict) -> str:
-    "A `retrieval_table` as text: a line a measure, floors behind it; below, a line an alarm."
+    "A `retrieval_table` as text: a line a measure, then a line for each length and kind of program, floors behind it; below, a line an alarm."
     def share(entry): return f'{entry["value"]:6.3f}' + (f' [{entry["low"]:.3f}, {entry["high"]:.3f}]' if 'low' in entry else ' ' * 15)
-    lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":15s}{"latent":23s}{"fused":23s}floors']
-    for name in [n for n in (*MEASURES, 'effective_rank') if n in table]:
-        row = table[name]
-        lines.append(f'{name:15s}' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items()))
+    def line(name, row): return f'{name:21s}{row["n"]:6d} ' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items())
+    lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":21s}{"n":>6s}  {"latent":23s}{"fused":22s}floors']
+    lines += [line(name, table[name]) for name in (*MEASURES, 'effective_rank') if name in table]
     for group in ('by_length', 'by_kind'):
-        for name, parts in (table.get(group) or {}).items():
-            lines.append(f'{name}{", fused" * ("fused" in next(iter(parts.values()), {}))} {group.replace("_", " ")}: ' + ', '.join(f'{part}: {x["fused" if "fused" in x else "latent"]["value"]:.3f} of {x["n"]}' for part, x in parts.items()))
+        for name, parts in (table.get(group) or {}).items(): lines += [f'{name}, {group.replace("_", " ")}', *(line(f'  {part}', row) for part, row in parts.items())]
     composed = {part: row for part, row in (table.get('composition') or {}).items() if isinstance(row, dict)}
     if composed: lines.append('composition, whole program / step by step: ' + ', '.join(f'{part}: {row["one_shot"]["value"]:.3f} / {row["repeated"]["value"]:.3f} of {row["n"]} (last step alone {row["floors"]["last_step"]:.3f})' for part, row in composed.items()))
     if 'diagnostics' in table: lines += [f'alarm, {Alarm(**alarm)}' for alarm in table['diagnostics']['alarms']] or ['no alarms']

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,22 +23,32 @@ from ..threads import in_threads, n_threads
 from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, MASKED_COLOUR, N_STATISTICS, RELATIONS, 
                                   SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, Tokens)
 
+N_MEMORY = 8        # tokens that cross-attention cuts the condition into, and its heads
+
 class NetworkConfig(Config):
     "Sizes of the networks; the defaults train on a CPU."
-    width: int = 96             # of the encoder's tokens
-    layers: int = 2             # of the encoder
-    heads: int = 4
-    expansion: int = 2          # hidden width of the encoder's feed-forward part, in widths
-    latent: int = 128           # z, program and rule embedding
-    hidden: int = 256           # predictor and rule encoder
-    predictor_layers: int = 3           # of the predictors that do not go by steps
-    predictor_expansion: int = 1        # hidden width of a block of the predictor, in `hidden`
-    conditioning: Literal['steps', 'concat', 'film', 'adaln', 'cross_attention'] = 'steps'        # how a condition enters the predictor
-    tower: int = 64             # the space in which rules and programs are compared
-    statistics: bool = True     # does the rule encoder see the hand statistics
+    width: int = Field(96, ge=1, description="of the encoder's tokens; a multiple of the heads")
+    layers: int = Field(2, ge=1, description='of the encoder')
+    heads: int = Field(4, ge=1)
+    expansion: int = Field(2, ge=1, description="hidden width of the encoder's feed-forward part, in widths")
+    latent: int = Field(128, ge=1, description='z, program and rule embedding')
+    hidden: int = Field(256, ge=1, description='predictor and rule encoder')
+    predictor_layers: int = Field(3, ge=1, description='of the predictors that do not go by steps')
+    predictor_expansion: int = Field(1, ge=1, description='hidden width of a block of the predictor, in `hidden`')
+    conditioning: Literal['steps', 'concat', 'film', 'adaln', 'cross_attention'] = Field('steps', description='how a condition enters the predictor')
+    tower: int = Field(64, ge=1, description='the space in which rules and programs are compared')
+    statistics: bool = Field(True, description='does the rule encoder see the hand statistics')
+
+    @model_validator(mode='after')
+    def _sizes_divide(self) -> NetworkConfig:
+        if self.width % self.heads:
+            raise ValueError(f'network.width={self.width} does not fall into network.heads={self.heads} equal parts; right would be width={-(-self.width // self.heads) * self.heads}, or a number of heads that divides {self.width}')
+        if self.conditioning == 'cross_attention' and self.hidden % N_MEMORY:
+            raise ValueError(f'network.hidden={self.hidden} does not fall into the {N_MEMORY} tokens of network.conditioning=cross_attention; right would be hidden={-(-self.hidden // N_MEMORY) * N_MEMORY}, or another conditioning')
+        return self
 
 # %% auto #0
-__all__ = ['GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'N_MEMORY', 'MODULATION', 'RULE_STEPS', 'NetworkConfig', 'token_rows', 'bits',
+__all__ = ['N_MEMORY', 'GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'MODULATION', 'RULE_STEPS', 'NetworkConfig', 'token_rows', 'bits',
            'TokenEmbedding', 'Layout', 'lay_out', 'Block', 'TokenTransformer', 'Encoder', 'Condition', 'ProgramEncoder',
            'RuleEncoder', 'PredictorBlock', 'run_steps', 'Predictor']
 
@@ -57,11 +68,6 @@ def bits(x: Tensor, n: int = 8) -> Tensor:
     "float32 …×n: the lowest `n` bits of each byte."
     return (x.unsqueeze(-1) >> torch.arange(n, dtype=torch.uint8, device=x.device) & 1).float()
 
-def _add_masked_row(module: nn.Module, state: dict[str, Tensor], prefix: str, *rest) -> None:
-    "Weights from before there was `MASKED_COLOUR` lack its row: it is put in as a fresh one."
-    old, new, row = state.get(prefix + 'table.weight'), module.table.weight.detach(), MASKED_COLOUR
-    if old is not None and len(old) == len(new) - 1: state[prefix + 'table.weight'] = torch.cat([old[:row], new[row:row + 1].to(old), old[row:]])
-
 class TokenEmbedding(nn.Module):
     "Bytes to vectors: one for each object, one for each grid."
     def __init__(self, width: int):
@@ -70,7 +76,6 @@ class TokenEmbedding(nn.Module):
         self.mask, self.scene = nn.Linear(64, width), nn.Linear(2 * 10 + 4, width)
         self.size = nn.EmbeddingBag(2 * _SIDE, width, mode='sum')
         for table in (self.table, self.size): nn.init.normal_(table.weight, std=0.3)
-        self.register_load_state_dict_pre_hook(_add_masked_row)
 
     def forward(self, objects: Tensor, scene: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         "uint8 K×16 and N×13 to float N×width for the grids and K×width for the objects; object k is in grid `owner[k]`."
@@ -241,7 +246,7 @@ class RuleEncoder(nn.Module):
         return self.whole(torch.cat([mean, (spread + 1e-4).sqrt()], -1))
 
 # %% ../../nbs/24_encoder.ipynb #210024
-N_MEMORY, MODULATION = 8, 64       # tokens that cross-attention cuts the condition into; numbers through which adaptive layer norm sees it, narrow because each block has a layer of 3·hidden on top
+MODULATION = 64                    # numbers through which adaptive layer norm sees the condition, narrow because each block has a layer of 3·hidden on top
 RULE_STEPS = 3                     # as how many steps an inferred rule is read
 
 class PredictorBlock(nn.Module):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +36,12 @@ class LossConfig(Config):
     input_negatives: bool = Field(True, description='inputs are wrong answers too, among all outputs and among those of the same input')
     queue_size: int = Field(0, ge=0, description='outputs of earlier steps that are wrong answers too')
     target_decay: float = Field(0.0, ge=0, lt=1, description='how slowly an averaged encoder that gives the true latents follows the trained one; 0: the trained one gives them')
+
+    @model_validator(mode='after')
+    def _temperature_is_in_its_range(self) -> LossConfig:
+        if not self.temperature_min <= self.temperature <= self.temperature_max:
+            raise ValueError(f'loss.temperature={self.temperature:g} is not between loss.temperature_min={self.temperature_min:g} and loss.temperature_max={self.temperature_max:g}, to which it is clamped; right would be temperature_min <= temperature <= temperature_max')
+        return self
 
 class SigregConfig(Config):
     "Pull towards a Gaussian: loss + weight · SIGReg, with the number of rows in SIGReg (its healthy value depends on the knots alone, 1.05 at 17)."

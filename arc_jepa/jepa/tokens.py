@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import model_serializer
+from pydantic import Field
 
 from ..compiled import jit
 from ..config import Config
-from ..grid import N_COLOURS, PackedGrids
+from ..grid import N_COLOURS, PackedGrids, pack
 from ..objects import count_holes, label_components
 
 if TYPE_CHECKING: from torch import Tensor
@@ -38,15 +39,10 @@ SCENE_BYTES = SCENE_SHARE + N_COLOURS
 
 class TokenSettings(Config):
     "How grids become tokens; a model remembers the settings that it was trained with."
-    connectivity: int = 8       # 4 or 8: do diagonal neighbours belong together
-    background: int = 0         # the colour that is no object; −1 when every cell belongs to one
-    cap: int = 32               # objects with a token of their own, largest first
-    kind: Literal['objects', 'patches', 'cells'] = 'objects'      # the other two are there to be compared with, see below
-
-    @model_serializer(mode='wrap')
-    def _plain(self, handler):
-        "Objects are not mentioned: hashes, shards and checkpoints are what they were before there was a choice."
-        return {name: value for name, value in handler(self).items() if name != 'kind' or value != 'objects'}
+    connectivity: Literal[4, 8] = Field(8, description='do diagonal neighbours belong together (8) or not (4)')
+    background: int = Field(0, ge=-1, le=N_COLOURS - 1, description='the colour that is no object; -1 when every cell belongs to one')
+    cap: int = Field(32, ge=1, le=254, description='objects with a token of their own, largest first; with the token for all others they are counted in a byte')
+    kind: Literal['objects', 'patches', 'cells'] = Field('objects', description='the other two are there to be compared with')
 
 # %% ../../nbs/22_tokens.ipynb #200007
 @jit
@@ -284,10 +280,25 @@ def tokenize(grids: PackedGrids, settings: TokenSettings = TokenSettings()) -> T
     return Tokens(objects[:, :longest], count, scene, relations[:, :longest, :longest], key)
 
 # %% ../../nbs/22_tokens.ipynb #200028
+def _judged_grids() -> list[np.ndarray]:
+    "The grids whose tokens are hashed."
+    def pattern(i, height, width):
+        r, c = np.indices((height, width)) // (1 + i % 4)           # blocks of 1 to 4 cells a side
+        colour = (r * r + i * r * c + 3 * c) % 13
+        return np.where(colour < N_COLOURS, colour, 0).astype(np.uint8)
+    framed = np.zeros((20, 23), np.uint8)
+    framed[1:18, 2:21], framed[3:12, 4:19], framed[5:9, 6:13] = 2, 0, 5
+    return [np.zeros((2, 3), np.uint8), np.full((1, 1), 7, np.uint8), framed, *(pattern(i, 3 + 3 * i, 30 - 2 * i) for i in range(10))]
+
+@lru_cache(maxsize=None)
+def _hash(settings: str) -> str:
+    tokens, found = tokenize(pack(_judged_grids()), TokenSettings.model_validate_json(settings)), hashlib.sha256(settings.encode())
+    for array in (tokens.objects, tokens.count, tokens.scene, tokens.relations): found.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
 def tokenizer_hash(settings: TokenSettings = TokenSettings()) -> str:
-    "16 hex digits that change with the settings or with the layout of a token."
-    layout = (OBJECT_BYTES, SCENE_BYTES, RELATIONS, 'v1')
-    return hashlib.sha256(repr((sorted(settings.model_dump().items()), layout)).encode()).hexdigest()[:16]
+    "16 hex digits that change with the settings, or with what tokens are made of a grid."
+    return _hash(settings.model_dump_json())
 
 # %% ../../nbs/22_tokens.ipynb #200031
 N_STATISTICS = 80
