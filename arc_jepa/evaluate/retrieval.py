@@ -508,7 +508,7 @@ def show_carried_rule(jepa: Jepa, demonstrations: Task | Sequence[Pair], grid: n
     pairs = demonstrations.demonstrations if isinstance(demonstrations, Task) else demonstrations
     candidates = list(candidates) + ([] if truth is None else [truth])
     predicted = jepa.predict(jepa.encode([grid]), rule=jepa.rule([pairs]))
-    distance = jepa.distance(predicted, jepa.encode(candidates))
+    distance = jepa.distance(predicted, jepa.encode(candidates, target=True))
     nearest = np.argsort(distance, kind='stable')[:k]
     def title(i): return f'{distance[i]:.3f}' + (' truth' if truth is not None and np.array_equal(candidates[i], truth) else '')
     figure = show_grids([pairs[0].input, pairs[0].output, grid, *(candidates[i] for i in nearest)], titles=['rule of', 'this task', 'carried to', *map(title, nearest)], columns=3 + k, size=1.3)

@@ -188,9 +188,9 @@ def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, config: Jepa
     pairs, dimensions = 4, jepa.config.network.latent
     n = n_tasks or -(-ROWS_A_DIMENSION * dimensions // pairs)
     batch = sample_batch(config and config.data, HELD_OUT_SEED + 700 + seed, 0, n, pairs)
-    z = jepa.encode(batch.grids).reshape(n, pairs, 2, -1)
-    predicted = jepa.predict(z[:, :, 0], program=batch.programs[:, None]).reshape(n * pairs, -1)
+    inputs = np.arange(0, len(batch.grids), 2)
+    before, after = jepa.encode(batch.grids.select(inputs)), jepa.encode(batch.grids.select(inputs + 1), target=True)
+    predicted = jepa.predict(before.reshape(n, pairs, -1), program=batch.programs[:, None]).reshape(n * pairs, -1)
     programs = np.unique(batch.programs.reshape(n, -1), axis=0, return_inverse=True)[1].ravel().repeat(pairs)
-    vq = jepa.model.quantizer.usage() if jepa.model.quantizer is not None else None
-    found = embedding_metrics(z[:, :, 0].reshape(n * pairs, -1), z[:, :, 1].reshape(n * pairs, -1), programs, predicted, vq, step=jepa.steps)
+    found = embedding_metrics(before, after, programs, predicted, jepa.codebook_usage(), step=jepa.steps)
     return dict(trained=jepa.trained, source=jepa.source, seed=seed, tasks=n, **found, alarms=[asdict(alarm) for alarm in alarms(found, config or jepa.config, losses)])

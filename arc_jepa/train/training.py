@@ -318,7 +318,6 @@ def _set_aside(checkpoint: Path, taken: Path | None) -> None:
 
 def _save_model(trainer: Trainer, run_dir: Path) -> None:
     Jepa(trainer.model, trained=True, steps=trainer.progress.step, source=str(run_dir)).save(run_dir)
-    trainer.model.train()
 
 def _save_epoch(trainer: Trainer, run_dir: Path, name: str) -> None:
     trainer.state.save(run_dir, name, trainer.progress.step)
@@ -362,8 +361,7 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
 # %% ../../nbs/31_training.ipynb #e1d4e5a5
 def _measured(trainer: Trainer, measure: Measure) -> dict:
     held_out = trainer.triples[1].triples if trainer.triples else None
-    try: return measure(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
-    finally: trainer.model.train()
+    return measure(Jepa(trainer.model, trained=trainer.progress.step > 0, steps=trainer.progress.step), held_out, curriculum=trainer.config.data)
 
 # %% ../../nbs/31_training.ipynb #310033
 def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seconds: float | None, progress: bool) -> None:
@@ -391,8 +389,7 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
 
 def _look_at_embeddings(trainer: Trainer, log: Log, row: dict) -> None:
     "One line of `embedding_metrics.jsonl`, and what is alarming in it on standard error; leaves the model as it was."
-    try: found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), config=trainer.config, losses=row)
-    finally: trainer.model.train()
+    found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), config=trainer.config, losses=row)
     log.write(found, EMBEDDING_METRICS)
     for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {Alarm(**alarm)}', file=sys.stderr)
 
