@@ -2296,6 +2296,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                            'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainConfig._one_source': ( 'training.html#trainconfig._one_source',
                                                                                               'arc_jepa/train/training.py'),
+                                         'arc_jepa.train.training.TrainConfig._something_is_asked': ( 'training.html#trainconfig._something_is_asked',
+                                                                                                      'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainConfig._views_need_grids': ( 'training.html#trainconfig._views_need_grids',
                                                                                                     'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainConfig.model': ( 'training.html#trainconfig.model',

@@ -459,3 +459,9 @@ def test_what_is_kept_beside_the_weights_is_resumed(kept, tmp_path):
 def test_the_healthy_value_is_that_of_the_configured_knots():
     losses = batch_losses(WorldModel(JepaConfig(sigreg=dict(weight=0.05, num_points=3))), one_batch())
     assert losses['sigreg/healthy'].item() == pytest.approx(0.888, abs=1e-3)
+
+
+def test_counterfactuals_that_the_only_objective_needs_are_missed_by_the_config():
+    with pytest.raises(ValueError, match='training.counterfactuals=0 leaves none; set training.counterfactuals=4'):
+        load_config(TrainConfig, 'jepa_tiny', ['training.counterfactuals=0', 'loss.program=0', 'loss.demonstrations=0', 'loss.prior=0', 'loss.rule_program=0'])
+    load_config(TrainConfig, 'jepa_tiny', ['training.counterfactuals=0'])

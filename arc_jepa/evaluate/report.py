@@ -369,6 +369,8 @@ def value_html(value: Any, kind: Type, cell: int) -> str:
     if kind is Type.grid: return grid_svg(value, cell)
     if kind is Type.colour and 0 <= value < len(PALETTE): return f'<span class="swatch" style="background:{PALETTE[value]}"></span> {COLOUR_NAMES[value].replace("_", " ")}'
     if isinstance(value, int): return f'<b class="number">{value}</b>'
+    if kind is Type.mask: return grid_svg(np.where(value, COLOUR_NAMES.index('grey'), 0).astype(np.uint8), cell)
+    if not (isinstance(value, tuple) and all(isinstance(part, np.ndarray) for part in value)): return f'<b class="number">{escape(value)}</b>'
     cells, labels = value
     return grid_svg(cells, cell, visible=labels > 0) + (f'<br>{labels.max()} object{"s" if labels.max() != 1 else ""}' if kind is Type.objects else '')
 
@@ -381,7 +383,8 @@ def steps_html(text: str, grid: np.ndarray, side: int = 90) -> str:
     for i, step in enumerate(program.steps):
         value = run_program(Program(program.steps[:i + 1]), grid)
         if isinstance(value, Failure): return f'<div class="steps">{"".join(parts)}</div>{note_html(f"does not apply here: {value}")}'
-        shape = value.shape if isinstance(value, np.ndarray) else value[0].shape if isinstance(value, tuple) else (1, 1)
+        first = value[0] if isinstance(value, tuple) else value
+        shape = first.shape if isinstance(first, np.ndarray) else (1, 1)
         parts.append(figure(value_html(value, step.op.gives, max(3, min(14, side // max(shape)))), str(step), step.op.doc))
     return f'<div class="steps">{"<b>→</b>".join(parts)}</div>'
 
@@ -409,7 +412,7 @@ def solved_card(task: Task, result: dict, variants: Sequence[str], is_open: bool
     which = 'first attempt right' if row.get('solved_first') else 'second attempt right'
     cost = f'{winner}: {which}; first fit after {count(row.get("found_after"))} programs, {count(row.get("programs_tested"))} tested, {count(row.get("seconds"), 2)} CPU s{bits}'
     return (f'<details class="task"{" open" * is_open}><summary><b>{escape(task.id)}</b> <code>{escape(text)}</code> {tags}</summary>'
-            f'{task_html(task, _attempts(row, task), cost, _cell(task, 120), heading=False)}{steps_html(text, task.tests[0].input) if text else ""}</details>')
+            f'{task_html(task, _attempts(row, task), cost, _cell(task, 120), heading=False)}{_guarded(lambda: steps_html(text, task.tests[0].input)) if text else ""}</details>')
 
 # %% ../../nbs/53_report.ipynb #530053
 def failed_card(task: Task, result: dict, variants: Sequence[str]) -> str:

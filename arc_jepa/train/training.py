@@ -109,6 +109,12 @@ class TrainConfig(JepaConfig):
         return self
 
     @model_validator(mode='after')
+    def _something_is_asked(self) -> TrainConfig:
+        if not self.training.counterfactuals and {name for name in OBJECTIVES if getattr(self.loss, name)} == {'same_input'}:
+            raise ValueError('loss.same_input is the only objective that weighs something, and it compares outputs of other programs, of which training.counterfactuals=0 leaves none; set training.counterfactuals=4, or give another one a weight, such as loss.program=1')
+        return self
+
+    @model_validator(mode='after')
     def _one_source(self) -> TrainConfig:
         if self.dataset_triples and self.pre_tokenized: raise ValueError('dataset_triples and pre_tokenized both say what to train on; leave out one of the two')
         if self.dataset_triples and self.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
@@ -382,7 +388,7 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
                 log.write(row)
                 if end_of_epoch and config.logging.embeddings: _look_at_embeddings(trainer, log, row)
                 if end_of_epoch: last_time = time.perf_counter()        # the rate is that of training
-                bar.set_postfix_str(f'loss {row["loss/total"]:.2f}, margin {row.get("margin/program", 0):.2f} nat, same input {row.get("margin/same_input", 0):.2f}, {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
+                bar.set_postfix_str(f'loss {row["loss/total"]:.2f}' + ''.join(f', {words} {row[key]:.2f}' for words, key in (('margin in nats', 'margin/program'), ('same input', 'margin/same_input')) if key in row) + f', {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
             bar.update(1)
             if end_of_epoch: _save_epoch(trainer, run_dir, f'checkpoint_epoch_{p.step // every:04d}')
     if p.step % every: _save_epoch(trainer, run_dir, f'checkpoint_step_{p.step:08d}')
