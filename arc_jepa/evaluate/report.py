@@ -82,6 +82,11 @@ def note_html(text: str) -> str:
     "The place of something that is missing; nothing for an empty text."
     return f'<p class="missing">{escape(text)}</p>' if text else ''
 
+def _guarded(build: Callable[[], str]) -> str:
+    "A part that cannot be built becomes a note; a report on a broken run must still be written."
+    try: return build()
+    except Exception as error: return note_html(f'This part cannot be shown ({type(error).__name__}: {str(error)[:200]}).')
+
 def table_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     "A table of ready-made HTML cells that scrolls sideways on its own where the window is narrow."
     body = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in rows)
@@ -567,11 +572,6 @@ def _page(title: str, head: str, sections: Sequence[tuple[str, str, str]], foot:
     palette = '<div class="palette" aria-hidden="true">' + ''.join(f'<i style="background:{colour}"></i>' for colour in PALETTE) + '</div>'
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style></head><body>'
             f'<header>{palette}<h1>{escape(title)}</h1>{head}</header><nav aria-label="contents"><div>{links}</div></nav><main>{body}</main><footer>{foot}</footer></body></html>')
-
-def _guarded(build: Callable[[], str]) -> str:
-    "A section that cannot be built becomes a note; a report on a broken run must still be written."
-    try: return build()
-    except Exception as error: return note_html(f'This part cannot be shown ({type(error).__name__}: {str(error)[:200]}).')
 
 def write_report(run_dir: Path | str) -> Path:
     """Write `report.html` in `run_dir` from what a run left there, and return its path. One self-contained page, less than 8 MB.
