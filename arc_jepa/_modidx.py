@@ -1846,6 +1846,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'arc_jepa.jepa.models.Jepa': ('models.html#jepa', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.Jepa.__init__': ('models.html#jepa.__init__', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.Jepa.__repr__': ('models.html#jepa.__repr__', 'arc_jepa/jepa/models.py'),
+                                      'arc_jepa.jepa.models.Jepa._programs': ('models.html#jepa._programs', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.Jepa._tensor': ('models.html#jepa._tensor', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.Jepa.device': ('models.html#jepa.device', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.Jepa.to': ('models.html#jepa.to', 'arc_jepa/jepa/models.py'),

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..config import Config, write_atomic
 from ..dsl.ops import N_OPS, op_table_hash
-from ..dsl.program import N_WORDS
+from ..dsl.program import N_WORDS, Program, parse, to_array
 from ..grid import PackedGrids, Pair, Task, pack
 from ..threads import in_threads, n_threads
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
@@ -301,7 +301,14 @@ class Jepa:
     @property
     def device(self) -> torch.device: return next(self.model.parameters()).device
 
-    def _tensor(self, x: np.ndarray) -> Tensor: return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        x = np.ascontiguousarray(x)
+        return torch.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x).to(self.device)
+
+    def _programs(self, programs: np.ndarray | Program | str) -> Tensor:
+        "int64 …×12×4 of programs in array form, or 12×4 of one program or its text."
+        if isinstance(programs, str): programs = parse(programs)
+        return self._tensor(np.asarray(to_array(programs) if isinstance(programs, Program) else programs, np.int64))
 
 # %% ../../nbs/27_models.ipynb #240019
 def _method(function):
@@ -346,6 +353,7 @@ def encode_tokens(self, tokens: Tokens, target: bool = False) -> np.ndarray:
 @_inference
 def rule(self, tasks: Sequence[Task | Sequence[Pair]]) -> np.ndarray:
     "float32 T×latent: rule embeddings from the demonstrations of each task (any number of pairs, any order)."
+    if isinstance(tasks, Task) or len(tasks) and isinstance(tasks[0], Pair): raise ValueError('rule takes a list of tasks, each a Task or its pairs; for one task say rule([task])')
     tasks = [demonstration_pairs(task) for task in tasks]
     if not tasks: return np.zeros((0, self.config.network.latent), np.float32)
     most = max(map(len, tasks))
@@ -367,10 +375,10 @@ def _pad_tasks(rows: np.ndarray, lengths: Sequence[int], most: int) -> np.ndarra
 # %% ../../nbs/27_models.ipynb #240023
 @_method
 @_inference
-def predict(self, z: np.ndarray, program: np.ndarray | None = None, rule: np.ndarray | None = None) -> np.ndarray:
-    "Latent of the output for the input latent `z` …×latent, from `program` (…×12×4) or `rule` (…×latent); the shapes in front are broadcast."
+def predict(self, z: np.ndarray, program: np.ndarray | Program | str | None = None, rule: np.ndarray | None = None) -> np.ndarray:
+    "Latent of the output for the input latent `z` …×latent, from `program` (…×12×4, or one program or its text) or `rule` (…×latent); the shapes in front are broadcast."
     if (program is None) == (rule is None): raise ValueError('predict takes either a program or a rule')
-    condition = self.model.programs(self._tensor(np.asarray(program, np.int64))) if rule is None else self._tensor(rule)
+    condition = self.model.programs(self._programs(program)) if rule is None else self._tensor(rule)
     return self.model.predictor(self._tensor(z), condition).cpu().numpy()
 
 @_method
@@ -396,7 +404,7 @@ def rule_embedding(self, rule: np.ndarray) -> np.ndarray:
 @_inference
 def program_embedding(self, programs: np.ndarray) -> np.ndarray:
     "Unit vectors …×64 of int programs …×12×4; independent of any task, so they can be kept."
-    return F.normalize(self.model.program_tower(self.model.programs(self._tensor(np.asarray(programs, np.int64))).whole), dim=-1).cpu().numpy()
+    return F.normalize(self.model.program_tower(self.model.programs(self._programs(programs)).whole), dim=-1).cpu().numpy()
 
 @_method
 def codebook_usage(self) -> dict[str, float] | None:
