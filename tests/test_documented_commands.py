@@ -28,6 +28,7 @@ RUNS = {  # documented command: appended words
     'arc-jepa train --config jepa_tiny': 'training.epochs=1 training.steps_per_epoch=4 training.batch_size=8',
     'arc-jepa probe artifacts/jepa/jepa_tiny --json': '--tasks 16',
     'arc-jepa train --config jepa_cpu': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
+    'arc-jepa probe artifacts/jepa/jepa_cpu --json': '--tasks 16 --pictures artifacts/pictures',
     'arc-jepa train --config jepa_sigreg': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa train --config jepa_vq': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa train --config jepa_program_conditioned': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
