@@ -252,7 +252,7 @@ def retrieval_html(run_dir: Path) -> str:
     if read_entry(rank, 'latent')[0] is not None:
         words += f'<p>Effective rank of the latents: {count(read_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
     if isinstance(found := table.get('diagnostics'), dict): words += _alarms_html(found.get('alarms') or [])
-    chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (.8, .5))
+    chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (1.05, .5))
     return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows) + _pictures_html(run_dir/'pictures')
 
 def _alarms_html(alarms: list[dict]) -> str:
