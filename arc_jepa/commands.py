@@ -22,8 +22,8 @@ __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'Ru
            'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
-# Threads of OpenMP that wait for each other spin for about a millisecond; beside another busy process that made training several times slower. A short spin costs 12 % on an idle
-# machine (3.3 steps a second instead of 3.7, jepa_pilot on two cores), sleeping at once 44 %. Set before torch is imported.
+# Threads of OpenMP that wait for each other spin for about a millisecond, which beside another busy process costs several times the work itself. Training computes in threads of its own
+# (07_threads); this is for what encodes grids outside of it, such as probing and solving. Set before torch is imported.
 os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 if not sys.stderr.isatty(): os.environ.setdefault('TQDM_MININTERVAL', '5')      # a log file wants a line now and then
 
