@@ -84,6 +84,7 @@ def pilot(overrides: Overrides = None, config: ConfigName = 'pilot', output: Ann
         from arc_jepa.config import load_config
         from arc_jepa.pilot import Pilot, PilotConfig
         settings = load_config(PilotConfig, config, overrides or [])
+        _check_directory(output)
         typer.echo('loading torch and numba ...', err=True)
         report = Pilot(settings, output).run(fresh)
         typer.echo(f'\nreport: {report}')
@@ -123,12 +124,14 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
           checkpoint: Annotated[Optional[Path], typer.Option('--checkpoint', help='Go on from this checkpoint instead.')] = None, as_json: AsJson = False) -> None:
     "Train the JEPA on generated tasks. Ctrl-C and SIGTERM save first; `--resume` goes on, bit for bit."
     with _clear_errors():
+        _stop_on_sigterm('what was trained is saved; --resume goes on')      # until training takes over, which saves first
         from dataclasses import asdict
         from arc_jepa.config import load_config
         from arc_jepa.evaluate.predictions import prediction_metrics
         from arc_jepa.train.training import TrainConfig, train_jepa
-        settings = load_config(TrainConfig, config, overrides or [])
-        result = train_jepa(settings, output or Path('artifacts/jepa')/Path(config).stem, resume=checkpoint or resume, measure=prediction_metrics)
+        settings, directory = load_config(TrainConfig, config, overrides or []), output or Path('artifacts/jepa')/Path(config).stem
+        _check_directory(directory)
+        result = train_jepa(settings, directory, resume=checkpoint or resume, measure=prediction_metrics)
         typer.echo(json.dumps(asdict(result)) if as_json else f'{result.steps} steps, {result.tasks_per_second:.0f} tasks/s: {result.run_dir}')
 
 @app.command(epilog='Example: `arc-jepa probe artifacts/pilot/jepa --json`')

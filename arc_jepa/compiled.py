@@ -85,7 +85,7 @@ def kernel_addresses(functions: dict[str, Callable], label: str = 'compiling ker
     Compiled at the first use on a machine (about a third of a second each), read from disk later (milliseconds). A progress bar appears when it takes more than a second."""
     from tqdm import tqdm
     todo = [(_load_shared, symbol) for symbol in _SHARED] + [(_kernel, function) for function in functions.values()]
-    loaded = [load(what).address for load, what in tqdm(todo, desc=label, delay=1, leave=False, mininterval=0.5, file=sys.stderr)]
+    loaded = [load(what).address for load, what in tqdm(todo, desc=label, delay=1, leave=False, file=sys.stderr)]
     return np.array(loaded[len(todo) - len(functions):], dtype=np.int64)
 
 # %% ../nbs/02_compiled.ipynb #020013

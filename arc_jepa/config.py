@@ -93,6 +93,11 @@ class _Source:
             path = path[:-1]
         return self.origin[path]
 
+    def whole(self) -> str:
+        "The origin of an error that belongs to no single key: the file, and the overrides that changed it."
+        changes = dict.fromkeys(origin.removeprefix('override ') for line, origin in self.origin.values() if line == 0)
+        return self.label + f' with {" ".join(changes)}' * bool(changes)
+
     def place(self, path: _Path, node: yaml.Node) -> None:
         "Note the line where `path` is written."
         line = node.start_mark.line + 1
@@ -256,8 +261,11 @@ def _all_paths(model: type[BaseModel], around: tuple[type, ...] = ()) -> Iterato
 def _meant(model: type[BaseModel], path: _Path) -> str:
     "Half a sentence about what the unknown key at `path` may have meant."
     key, known = str(path[-1]), _fields_at(model, path[:-1])
-    elsewhere = [dotted for dotted in _all_paths(model) if dotted.rpartition('.')[2] == key]
-    return did_you_mean(key, known) or (f', did you mean {elsewhere[0]!r}?' if elsewhere else ', known here: ' + ', '.join(sorted(known)))
+    short = ''.join(word[:1] for word in key.split('_'))       # learning_rate is lr somewhere
+    everywhere = {dotted.rpartition('.')[2]: dotted for dotted in reversed(list(_all_paths(model)))}
+    if key in everywhere:
+        return f', did you mean {everywhere[key]!r}?'
+    return did_you_mean(key, known) or (f', did you mean {everywhere[short]!r}?' if '_' in key and short in everywhere else ', known here: ' + ', '.join(sorted(known)))
 
 # %% ../nbs/01_config.ipynb #010031
 def _data_path(data: Any, location: _Path) -> _Path:
@@ -289,14 +297,14 @@ def _hint(error: Any) -> str:
 def _described(error: Any, model: type[BaseModel], source: _Source) -> tuple[int, str, str]:
     "One of pydantic's errors as (line, origin, sentence)."
     path = _data_path(source.data, error['loc'])
-    line, origin = source.where(path)
+    line, origin = source.where(path) if path else (0, source.whole())
     name = _dotted(path) or 'the config'
     if error['type'] == 'extra_forbidden':
         return line, origin, f'unknown key {name}{_meant(model, path)}'
     if error['type'] == 'missing':
         return line, origin, f"missing {'item' if isinstance(path[-1], int) else 'key'} {name}"
     if error['type'] in ('value_error', 'assertion_error'):
-        return line, origin, f"{name}: {error['ctx']['error']}"
+        return line, origin, f'{name}: ' * bool(path) + str(error['ctx']['error'])
     what = error['msg'].removeprefix('Input ').replace('an object', 'a section of keys').replace('a valid array', 'a list')
     return line, origin, f"{name} {what}, got {error['input']!r}{_hint(error)}"
 
@@ -313,8 +321,16 @@ def _checked(model: type[_AnyConfig], source: _Source) -> _AnyConfig:
     except ValidationError as wrong:
         errors += [_described(error, model, source) for error in wrong.errors(include_url=False)]
     if errors:
-        raise ConfigError(_lines(errors))
+        raise ConfigError([*_lines(errors), *_other_kind(model, source)])
     return config
+
+
+def _other_kind(model: type[BaseModel], source: _Source) -> list[str]:
+    "A line that says so where the keys are those of another kind of config, as when a curriculum is given to a training run."
+    unknown = source.data.keys() - model.model_fields.keys()
+    def kinds(base): return [kind for each in base.__subclasses__() for kind in (each, *kinds(each))]
+    meant = next((kind for kind in kinds(Config) if source.data.keys() <= kind.model_fields.keys()), None) if len(unknown) > 1 else None
+    return [f'{source.label}: all its keys are those of {meant.__name__}, and {model.__name__} was asked for'] if meant else []
 
 # %% ../nbs/01_config.ipynb #010035
 def _packaged() -> Path:

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from arc_jepa.datasets import load_tasks
-from arc_jepa.dsl.program import load_library
-from arc_jepa.dsl.types import Type
-from arc_jepa.evaluate.report import steps_html, value_html
+from arc_jepa.dsl.program import load_library, parse, run_value, value_html
+from arc_jepa.dsl.types import from_grid
+from arc_jepa.evaluate.report import steps_html
 
 
 def test_every_library_program_is_drawn_step_by_step():
@@ -16,6 +16,7 @@ def test_every_library_program_is_drawn_step_by_step():
 
 @pytest.mark.parametrize('shape', [(1, 5), (2, 3), (3, 5)])
 def test_a_mask_is_drawn_as_its_cells(shape):
-    mask = np.zeros(shape, np.uint8)
-    mask[0, 1] = 1
-    assert value_html(mask, Type.mask, 5) != value_html(np.zeros(shape, np.uint8), Type.mask, 5)
+    one, other = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    one[0, 1] = other[0, 0] = 1
+    drawn = [value_html(run_value(parse('where(blue)'), from_grid(grid)), 5) for grid in (one, other)]
+    assert drawn[0] != drawn[1]

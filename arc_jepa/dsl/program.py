@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from ..compiled import PACKAGE, call_kernel, jit, pointer
 from ..config import did_you_mean
-from ..grid import Pair, Task, grid_svg
+from ..grid import COLOUR_NAMES, PALETTE, Pair, Task, grid_svg
 from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPair, op_addresses
 from .types import (HEADER, MAX_OBJECTS, NOT_APPLICABLE, OBJECTS, OK, TOO_LONG, Status, Type, VALUE_BYTES, WORK_BYTES, begin, finish, from_grid, read_scalar, same_value, to_python, value_bytes)
 
@@ -671,15 +671,16 @@ def description_length(program: Program, kind: Type = Type.grid) -> float:
 
 # %% ../../nbs/17_program.ipynb #170034
 def value_html(value: np.ndarray, cell: int) -> str:
-    "A flat value as HTML: a grid, the cells of objects or of a mask on an otherwise open canvas, or a scalar in words."
+    "A flat value as HTML: a grid, the cells of objects or of a mask on an otherwise open canvas, a colour beside its name, or another scalar in words."
     kind, shown = Type(int(value[0])), to_python(value)
     if kind is Type.grid: return grid_svg(shown, cell)
+    if kind is Type.colour and shown < len(PALETTE): return f'<span style="display:inline-block;width:22px;height:22px;border:1px solid #5558;vertical-align:middle;background:{PALETTE[shown]}"></span> {COLOUR_NAMES[shown].replace("_", " ")}'
     height, width = int(value[1]), int(value[2])
     if height:
         cells, labels = (value[HEADER + k * height * width:HEADER + (k + 1) * height * width].reshape(height, width) for k in (0, 1))
-        note = f'<div>{int(value[3])} objects</div>' if kind is Type.objects else ''
+        note = f'<div>{int(value[3])} object{"" if value[3] == 1 else "s"}</div>' if kind is Type.objects else ''
         return grid_svg(cells, cell, visible=labels > 0) + note
-    return f'<b style="font-size:14px">{html.escape(str(shown))}</b>'
+    return f'<b style="font-size:20px">{html.escape(str(shown))}</b>'
 
 @dataclass(frozen=True)
 class Explanation:

@@ -87,10 +87,10 @@ VARIANTS: dict[str, Variant] = {BASELINE: Variant('What does the config give as 
 
 def choose_variants(names: Iterable[str] | None = None, group: str | None = None) -> list[str]:
     "Names of the variants to run, the baseline first: those named, those of a group, or all, each behind what it stands beside. Raises ValueError for a name that is none."
-    if group is not None and group not in GROUPS: raise ValueError(f'no group {group!r}{did_you_mean(group, GROUPS)}; there are {", ".join(GROUPS)}')
+    if group is not None and group not in GROUPS: raise ValueError(f'no group {group!r} (there are {", ".join(GROUPS)}){did_you_mean(group, GROUPS)}')
     wanted = list(names or ()) + list(GROUPS[group] if group else ()) or list(VARIANTS)
     for name in wanted:
-        if name not in VARIANTS: raise ValueError(f'no variant {name!r}{did_you_mean(name, VARIANTS)}; `arc-jepa ablate --list` shows all')
+        if name not in VARIANTS: raise ValueError(f'no variant {name!r} (`arc-jepa ablate --list` shows all){did_you_mean(name, VARIANTS)}')
     def chain(name): return [BASELINE] if name == BASELINE else [*chain(VARIANTS[name].beside), name]
     return list(dict.fromkeys(each for name in [BASELINE, *wanted] for each in chain(name)))
 

@@ -283,7 +283,7 @@ def check_data(path: str | os.PathLike,                             # a publishe
         for task in load_tasks(name): account.add(task)
     else:
         files = _files_of(name)
-        with tqdm(total=sum(file.stat().st_size for file in files), desc='checking', unit='B', unit_scale=True, disable=not progress, mininterval=.5) as bar:
+        with tqdm(total=sum(file.stat().st_size for file in files), desc='checking', unit='B', unit_scale=True, disable=not progress) as bar:
             for file in files: (_check_json if file.suffix == '.json' else _check_manifest)(file, account, bar)
     account.seconds = time.perf_counter() - start
     return account

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..dsl.program import n_steps
-from .retrieval import Question, _entry, composition_table, encode_questions, latent_scores, pixel_scores, read_entry, synthetic_questions, top1
+from .retrieval import Question, as_entry, composition_table, encode_questions, latent_scores, pixel_scores, read_entry, synthetic_questions, top1
 from ..generate.corpus import Triples
 from ..generate.generator import GenerateConfig, counterfactuals_of
 from ..grid import pack
@@ -46,7 +46,7 @@ def prediction_metrics(jepa: Jepa, held_out: Triples | None = None, n: int = 200
 def _row(tables: dict[str, np.ndarray], mine: np.ndarray) -> dict:
     "One line: our share of the questions `mine` (bool) with its interval, and the floors."
     ours, *floors = ((name, scores[mine]) for name, scores in tables.items())
-    return dict(n=int(mine.sum()), **_entry(top1(ours[1]), int(mine.sum())), floors={name: round(top1(scores), 4) for name, scores in floors} | dict(chance=round(1 / ours[1].shape[1], 4)))
+    return dict(n=int(mine.sum()), **as_entry(top1(ours[1]), int(mine.sum())), floors={name: round(top1(scores), 4) for name, scores in floors} | dict(chance=round(1 / ours[1].shape[1], 4)))
 
 # %% ../../nbs/56_predictions.ipynb #af18daef
 def plot_predictions(metrics: dict):

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from ..config import read_json_lines, write_atomic
 from ..datasets import load_tasks
-from ..dsl.program import Failure, Program, ProgramError, parse, run_program
-from ..dsl.types import Type
+from ..dsl.program import Failure, Program, ProgramError, parse, run_value, value_html
+from ..dsl.types import from_grid
 from .evaluation import first_fits, programs_to_first_fit
-from ..grid import COLOUR_NAMES, PALETTE, Task, grid_svg, task_html
+from ..grid import PALETTE, Task, grid_svg, task_html
 from .retrieval import FLOORS, MEASURES, PICTURES, above_floor, draw_retrieval, read_entry
 from ..statistics import as_number, sign_test
 
@@ -31,8 +31,8 @@ __all__ = ['SERIES', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXP
            'read_rows', 'count', 'percent', 'duration', 'span', 'escape', 'note_html', 'table_html', 'bars_html',
            'figure_html', 'legend_above', 'log_axis', 'stages_html', 'data_html', 'training_html', 'retrieval_html',
            'solved', 'fits_of_both', 'solved_words', 'first_fit_words', 'comparison', 'figures_html', 'variants_html',
-           'distances_html', 'value_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html',
-           'solved_html', 'set_html', 'headline_html', 'write_report']
+           'distances_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html', 'solved_html',
+           'set_html', 'headline_html', 'write_report']
 
 # %% ../../nbs/53_report.ipynb #530008
 def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
@@ -369,16 +369,6 @@ def distances_html(distances: Any) -> str:
             f'r = {count(r, 2)}, mean {count(distances.get("mean_solved"), 3)} when solved and {count(distances.get("mean_failed"), 3)} when not. Easy tasks are small and small grids are easy to predict, so part of this is difficulty.{untrained}</p>')
 
 # %% ../../nbs/53_report.ipynb #530048
-def value_html(value: Any, kind: Type, cell: int) -> str:
-    "What a step gives, as a small picture."
-    if kind is Type.grid: return grid_svg(value, cell)
-    if kind is Type.colour and 0 <= value < len(PALETTE): return f'<span class="swatch" style="background:{PALETTE[value]}"></span> {COLOUR_NAMES[value].replace("_", " ")}'
-    if isinstance(value, int): return f'<b class="number">{value}</b>'
-    if kind is Type.mask: return grid_svg(np.where(value, COLOUR_NAMES.index('grey'), 0).astype(np.uint8), cell)
-    if not (isinstance(value, tuple) and all(isinstance(part, np.ndarray) for part in value)): return f'<b class="number">{escape(value)}</b>'
-    cells, labels = value
-    return grid_svg(cells, cell, visible=labels > 0) + (f'<br>{labels.max()} object{"s" if labels.max() != 1 else ""}' if kind is Type.objects else '')
-
 def steps_html(text: str, grid: np.ndarray, side: int = 90) -> str:
     "The program `text` at work on `grid`: input, then what each step gives, with its description. A text that is no program is shown as it is."
     try: program = parse(text)
@@ -386,11 +376,9 @@ def steps_html(text: str, grid: np.ndarray, side: int = 90) -> str:
     def figure(picture, name, words): return f'<figure>{picture}<figcaption><code>{escape(name)}</code><br>{escape(words)}</figcaption></figure>'
     parts = [figure(grid_svg(grid, max(3, min(14, side // max(grid.shape)))), 'input', 'the test input')]
     for i, step in enumerate(program.steps):
-        value = run_program(Program(program.steps[:i + 1]), grid)
+        value = run_value(Program(program.steps[:i + 1]), from_grid(grid))
         if isinstance(value, Failure): return f'<div class="steps">{"".join(parts)}</div>{note_html(f"does not apply here: {value}")}'
-        first = value[0] if isinstance(value, tuple) else value
-        shape = first.shape if isinstance(first, np.ndarray) else (1, 1)
-        parts.append(figure(value_html(value, step.op.gives, max(3, min(14, side // max(shape)))), str(step), step.op.doc))
+        parts.append(figure(value_html(value, max(3, min(14, side // max(1, *map(int, value[1:3]))))), str(step), step.op.doc))
     return f'<div class="steps">{"<b>→</b>".join(parts)}</div>'
 
 # %% ../../nbs/53_report.ipynb #530050
@@ -559,7 +547,7 @@ figure{margin:0}.bars figcaption{font-weight:600;color:var(--ink);margin-bottom:
 .whole{white-space:nowrap}.missing{background:var(--warn);border-left:3px solid #d9a300;padding:6px 12px;border-radius:0 4px 4px 0}.verdict{border-left:3px solid var(--accent);padding-left:12px}.alarm{color:var(--bad)}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(440px,100%),1fr));gap:14px}.card,details.task{border:1px solid var(--line);border-radius:8px;padding:10px 14px}.card p{margin:0 0 4px}details.task{margin:10px 0}
 summary{cursor:pointer}.tag{font-size:12px;display:inline-block;margin-left:2px;border:1px solid var(--line);border-radius:10px;padding:0 8px;white-space:nowrap}.tag.yes{color:var(--good)}.tag.no{color:var(--bad)}
-.steps{display:flex;flex-wrap:wrap;align-items:center;gap:8px 12px;margin-top:8px;padding-top:8px;border-top:1px dashed var(--line);font-size:12px}.steps figure{max-width:190px}.steps figcaption{font-size:12px;line-height:1.35;margin-top:2px}.swatch{display:inline-block;width:22px;height:22px;border:1px solid #5558;vertical-align:middle}.number{font-size:26px}
+.steps{display:flex;flex-wrap:wrap;align-items:center;gap:8px 12px;margin-top:8px;padding-top:8px;border-top:1px dashed var(--line);font-size:12px}.steps figure{max-width:190px}.steps figcaption{font-size:12px;line-height:1.35;margin-top:2px}
 svg{max-width:100%}footer{margin-top:56px;padding-bottom:40px;font-size:13px;color:var(--soft)}
 @media(max-width:600px){main,header,footer,nav div{padding-left:12px;padding-right:12px}.gantt{grid-template-columns:1fr max-content max-content;grid-auto-flow:dense}.gantt i{grid-column:1/-1;margin-bottom:6px}.card,details.task{padding:8px}}
 '''

@@ -22,7 +22,7 @@ from ..dsl.types import Type
 from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, ProgramConfig, phase_table, sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
 from ..jepa.diagnostics import Alarm, diagnose, effective_rank
-from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig
+from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, Jepa, JepaConfig
 from ..jepa.tokens import TokenSettings, Tokens, join, pair_statistics, tokenize
 from ..statistics import as_number, wilson_interval
 
@@ -30,11 +30,11 @@ from ..statistics import as_number, wilson_interval
 __all__ = ['PENALTIES', 'PROBE_OPS', 'MEASURES', 'FLOORS', 'Tables', 'PICTURES', 'top1', 'Question', 'synthetic_questions',
            'easy_questions', 'hard_questions', 'pixel_scores', 'statistics_scores', 'Latents', 'encode_questions',
            'latent_scores', 'tower_scores', 'fuse', 'op_probe', 'one_step_ops', 'most_used_ops', 'probe_pairs',
-           'score_tables', 'measure', 'kind_of_program', 'by_group', 'retrieval_table', 'read_entry', 'above_floor',
-           'probe_summary', 'draw_retrieval', 'plot_retrieval', 'format_table', 'composition_curriculum',
-           'single_steps', 'rollout', 'composition_scores', 'composition_table', 'plot_composition', 'principal_plane',
-           'plot_embedding_map', 'show_neighbours', 'show_retrieval', 'show_carried_rule', 'probe_figures',
-           'probe_table', 'write_pictures']
+           'as_entry', 'not_trained', 'score_tables', 'measure', 'kind_of_program', 'by_group', 'retrieval_table',
+           'read_entry', 'above_floor', 'probe_summary', 'draw_retrieval', 'plot_retrieval', 'format_table',
+           'composition_curriculum', 'single_steps', 'rollout', 'composition_scores', 'composition_table',
+           'plot_composition', 'principal_plane', 'plot_embedding_map', 'show_neighbours', 'show_retrieval',
+           'show_carried_rule', 'probe_figures', 'probe_table', 'write_pictures']
 
 # %% ../../nbs/51_retrieval.ipynb #250005
 def top1(scores: np.ndarray) -> float:
@@ -208,10 +208,16 @@ MEASURES = {'cf32': 'which grid does this program make? (32, same input)', 'demo
             'arc_easy': 'ARC-1: which is the test output? (64, of other tasks)', 'arc_hard': 'ARC-1: the same (64, plausible answers to this task)', 'op_probe': 'which of 26 operations was applied? (linear)', 'op_probe_all': 'the same, among all operations'}
 FLOORS = {'untrained': 'untrained', 'untrained_fused': 'untrained, fused', 'statistics': 'hand statistics', 'pixels': 'pixels', 'chance': 'chance'}
 
-def _entry(share: float, n: int) -> dict:
+def as_entry(share: float, n: int) -> dict:
     "A share among n as the table holds it."
     low, high = wilson_interval(share * n, n)
     return dict(value=round(share, 4), low=round(low, 4), high=round(high, 4))
+
+def not_trained(config: JepaConfig) -> dict[str, str]:
+    "Measures of what a run with this config does not train, with the settings that say so: a rule measure of a network that was only asked by program is that of random weights."
+    needs = dict(cf32=('program', 'same_input'), demo32=('demonstrations',), rule32=('rule_program',), arc_easy=('demonstrations',), arc_hard=('demonstrations',))
+    trained = {name for name in OBJECTIVES if getattr(config.loss, name)}
+    return {measure: ' and '.join(f'loss.{name}=0' for name in names) for measure, names in needs.items() if not trained & set(names)}
 
 def _one_step(n: int, seed: int) -> tuple[PackedGrids, np.ndarray]:
     "Grids (input, output, input, …) and ops of one-step programs over all operations, n pairs, two of a task."
@@ -265,7 +271,7 @@ def by_group(tables: Tables, groups: Sequence[str], control: Tables, counted: di
     groups = np.asarray(groups)
     def row(name, mine):
         n, floors = int(mine.sum()), {'untrained' if kind == 'latent' else f'untrained_{kind}': scores for kind, scores in control[name].items()} | ({'statistics': counted[name]} if name in counted else {})
-        return dict(n=n, **{kind: _entry(top1(scores[mine]), n) for kind, scores in tables[name].items()},
+        return dict(n=n, **{kind: as_entry(top1(scores[mine]), n) for kind, scores in tables[name].items()},
                     floors={floor: round(top1(scores[mine]), 4) for floor, scores in floors.items()} | dict(chance=round(1 / tables[name]['latent'].shape[1], 4)))
     return {name: {str(group): row(name, groups == group) for group in np.unique(groups)} for name in ('cf32', 'demo32', 'rule32')}
 
@@ -294,7 +300,7 @@ def _control(config: str, device: str, asked: tuple) -> tuple[dict, Tables]: ret
 def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: int = 200, probe_tasks: int = 4000, curriculum: GenerateConfig | None = None) -> dict:
     """All measures with floors and 95 % intervals, ready for JSON: `{measure: {latent, fused, floors: {untrained, statistics, pixels, chance}, n}}`, and the synthetic ones again in `by_length` and `by_kind` (see `by_group`).
 
-    Synthetic tasks come from held-out seeds, real ones from ARC-1 training. `probe_tasks`: pairs for the probe over all operations; that over `PROBE_OPS` takes a twelfth of it, at most 320, as tasks a class. `trained` says what kind of weights this was."""
+    Synthetic tasks come from held-out seeds, real ones from ARC-1 training. `probe_tasks`: pairs for the probe over all operations; that over `PROBE_OPS` takes a twelfth of it, at most 320, as tasks a class. `trained` says what kind of weights this was, `not_trained` names measures of parts that the config leaves untrained."""
     asked = (seed, n_tasks, arc_tasks, probe_tasks, None if curriculum is None else curriculum.model_dump_json())
     sets, probes, counted, probed = _held_out(*asked, jepa.config.tokens.model_dump_json())
     (ours, tables), (control, untrained) = _measured(jepa, asked), _control(jepa.config.model_dump_json(), str(jepa.device), asked)
@@ -302,13 +308,13 @@ def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: in
     if probes: table['effective_rank'] = dict(latent=dict(value=round(ours['effective_rank']['latent'], 2)), floors=dict(untrained=round(control['effective_rank']['latent'], 2)), n=len(probes['op_probe_all'][0]))
     programs = [q.programs[0] for q in sets['cf32']]
     grouped = {name: by_group(tables, [group(p) for p in programs], untrained, counted) for name, group in (('by_length', lambda p: str(n_steps(p))), ('by_kind', kind_of_program))}
-    return dict(trained=jepa.trained, steps=jepa.steps, source=jepa.source, seed=seed, **{name: table[name] for name in (*MEASURES, 'effective_rank') if name in table}, **grouped)
+    return dict(trained=jepa.trained, steps=jepa.steps, source=jepa.source, seed=seed, not_trained=not_trained(jepa.config), **{name: table[name] for name in (*MEASURES, 'effective_rank') if name in table}, **grouped)
 
 def _probe_row(ours: dict, control: dict, ops: np.ndarray, statistics: float) -> dict:
     "A probe beside its floors."
     judged = ops[len(ops) // 2:]
     floors = dict(untrained=control['latent'], untrained_fused=control['fused'], statistics=statistics, chance=float(np.bincount(judged).max() / len(judged)))
-    return dict({kind: _entry(share, len(judged)) for kind, share in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(judged))
+    return dict({kind: as_entry(share, len(judged)) for kind, share in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(judged))
 
 def _question_row(name: str, ours: dict, control: dict, questions: Sequence[Question], counted: dict[str, np.ndarray]) -> dict:
     "A retrieval measure beside its floors."
@@ -316,7 +322,7 @@ def _question_row(name: str, ours: dict, control: dict, questions: Sequence[Ques
     if 'fused' in control: floors['untrained_fused'] = control['fused']
     if name != 'rule32': floors['pixels'] = top1(pixel_scores(questions))
     if name in counted: floors['statistics'] = top1(counted[name])
-    return dict({k: _entry(v, len(questions)) for k, v in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(questions))
+    return dict({k: as_entry(v, len(questions)) for k, v in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(questions))
 
 # %% ../../nbs/51_retrieval.ipynb #250030
 def read_entry(row: dict, kind: str) -> tuple[float | None, float | None, float | None]:
@@ -370,7 +376,7 @@ def draw_retrieval(axes, table: dict) -> None:
     for floor, (shape, colour) in _MARKS.items():
         found = [(i, v) for i, n in enumerate(names) if (v := as_number((table[n].get('floors') or {}).get(floor))) is not None]
         if found: axes.scatter([v for _, v in found], [i for i, _ in found], marker=shape, color=colour or ink, s=38, zorder=3, label=FLOORS[floor], linewidths=1.5 if shape == '|' else .5)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), xlabel='truth ranked first (share of tasks)')
+    axes.set(yticks=range(len(names)), yticklabels=[name + '\nnot trained' * (name in (table.get('not_trained') or {})) for name in names], xlim=(0, 1), xlabel='truth ranked first (share of tasks)')
     axes.invert_yaxis()
     axes.legend(loc='lower left', bbox_to_anchor=(-.02, 1), ncols=6, handlelength=1.2, columnspacing=1, borderpad=0, fontsize=8, frameon=False)
 
@@ -390,6 +396,7 @@ def format_table(table: dict) -> str:
     def line(name, row): return f'{name:21s}{row["n"]:6d} ' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items())
     lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":21s}{"n":>6s}  {"latent":23s}{"fused":22s}floors']
     lines += [line(name, table[name]) for name in (*MEASURES, 'effective_rank') if name in table]
+    if missing := table.get('not_trained'): lines.append('not trained in this run, so that the figures are those of random weights: ' + ', '.join(f'{name} ({why})' for name, why in missing.items()))
     for group in ('by_length', 'by_kind'):
         for name, parts in (table.get(group) or {}).items(): lines += [f'{name}, {group.replace("_", " ")}', *(line(f'  {part}', row) for part, row in parts.items())]
     composed = {part: row for part, row in (table.get('composition') or {}).items() if isinstance(row, dict)}
@@ -436,7 +443,7 @@ def composition_table(jepa: Jepa, n_tasks: int = 400, seed: int = 0) -> dict:
     lengths = np.array([int(n_steps(q.programs[0])) for q in questions])
     def row(mine):
         n = int(mine.sum())
-        return dict(n=n, **{way: _entry(top1(ours[way][mine]), n) for way in ('one_shot', 'repeated')},
+        return dict(n=n, **{way: as_entry(top1(ours[way][mine]), n) for way in ('one_shot', 'repeated')},
                     floors={name: round(top1(scores[mine]), 4) for name, scores in floors.items()} | dict(chance=round(1 / len(questions[0].candidates), 4)))
     return dict(trained=jepa.trained, steps=jepa.steps, seed=seed, **{'all': row(lengths > 0)}, **{str(k): row(lengths == k) for k in np.unique(lengths)})
 
@@ -481,11 +488,11 @@ def plot_embedding_map(jepa: Jepa, ops: Sequence[str] = PROBE_OPS[:12], n_tasks:
     return fig
 
 def show_neighbours(jepa: Jepa, grid: np.ndarray, grids: Sequence[np.ndarray], k: int = 7):
-    "matplotlib Figure: `grid` and the k of `grids` nearest to it by cosine distance, with the distances; copies of `grid` are left out."
+    "matplotlib Figure: `grid` and the k of `grids` nearest to it, with the cosines of their latents; copies of `grid` are left out."
     grids = [g for g in grids if not np.array_equal(g, grid)]
-    distance = jepa.distance(jepa.encode([grid]), jepa.encode(grids))
-    nearest = np.argsort(distance, kind='stable')[:k]
-    return show_grids([grid, *(grids[i] for i in nearest)], titles=['this grid', *(f'{distance[i]:.3f}' for i in nearest)])
+    cosine = 1 - jepa.distance(jepa.encode([grid]), jepa.encode(grids))
+    nearest = np.argsort(-cosine, kind='stable')[:k]
+    return show_grids([grid, *(grids[i] for i in nearest)], titles=['this grid', *(f'{cosine[i]:.2f}' for i in nearest)])
 
 def show_retrieval(jepa: Jepa, questions: Sequence[Question], by: str = 'rule', n: int = 3, scores: np.ndarray | None = None, shown: int = 3):
     "matplotlib Figure: the first n questions answered rightly and the first n answered wrongly, a row each: a demonstration, the input, the truth, the best of the other candidates, all with scores (cosine by `rule` or `program`, unless given)."
@@ -504,13 +511,13 @@ def show_retrieval(jepa: Jepa, questions: Sequence[Question], by: str = 'rule', 
     return figure
 
 def show_carried_rule(jepa: Jepa, demonstrations: Task | Sequence[Pair], grid: np.ndarray, candidates: Sequence[np.ndarray], k: int = 5, truth: np.ndarray | None = None):
-    "matplotlib Figure: the rule of the demonstrations applied to another `grid` in latent space, and the k candidates nearest to where that leads, with cosine distances; `truth` is added to the candidates and marked."
+    "matplotlib Figure: the rule of the demonstrations applied to another `grid` in latent space, and the k candidates nearest to where that leads, with cosines; `truth` is added to the candidates and marked."
     pairs = demonstrations.demonstrations if isinstance(demonstrations, Task) else demonstrations
     candidates = list(candidates) + ([] if truth is None else [truth])
     predicted = jepa.predict(jepa.encode([grid]), rule=jepa.rule([pairs]))
-    distance = jepa.distance(predicted, jepa.encode(candidates, target=True))
-    nearest = np.argsort(distance, kind='stable')[:k]
-    def title(i): return f'{distance[i]:.3f}' + (' truth' if truth is not None and np.array_equal(candidates[i], truth) else '')
+    cosine = 1 - jepa.distance(predicted, jepa.encode(candidates, target=True))
+    nearest = np.argsort(-cosine, kind='stable')[:k]
+    def title(i): return f'{cosine[i]:.2f}' + (' truth' if truth is not None and np.array_equal(candidates[i], truth) else '')
     figure = show_grids([pairs[0].input, pairs[0].output, grid, *(candidates[i] for i in nearest)], titles=['rule of', 'this task', 'carried to', *map(title, nearest)], columns=3 + k, size=1.3)
     for axis in figure.axes:
         if axis.get_title().endswith('truth'): axis.title.set_color('#2ca25f')

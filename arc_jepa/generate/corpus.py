@@ -291,7 +291,7 @@ def _generate(target: _Target, span: tuple[int, int] | None, workers: int, progr
     first, last = (span[0], sum(span)) if span else (0, config.total)
     work = [block for block in blocks(config) if block[1] >= counts.position and not (span and block[1] >= last)]
     began, cpu, before, cpu_before = time.perf_counter(), time.process_time(), counts.clock, counts.seconds
-    with tqdm(total=sum(n for _, _, n in work), desc='generating tasks', unit='task', disable=not progress, mininterval=0.5) as bar:
+    with tqdm(total=sum(n for _, _, n in work), desc='generating tasks', unit='task', disable=not progress) as bar:
         for block in _in_order(config, work, workers, first):
             _draw_again(config, block, target.keys, published, counts.rejections)
             counts.rejections.update(dict(zip(REJECTIONS, block.rejected.tolist())))
@@ -347,7 +347,7 @@ def write_triples(manifest: Path | str, path: Path | str, counterfactuals: int =
     if Path(manifest).exists() and Path(path).exists() and Path(path).samefile(manifest): raise ValueError(f'{path}: is the manifest itself; write the triples to another file')
     tasks, counts, families, start = load_tasks(manifest), Counter(triples=0, without_program=0, too_few_counterfactuals=0), Counter(), time.process_time()
     with atomic_file(path) as file:
-        for index, task in enumerate(tqdm(tasks, desc='writing triples', unit='task', disable=not progress, mininterval=0.5)):
+        for index, task in enumerate(tqdm(tasks, desc='writing triples', unit='task', disable=not progress)):
             if 'program' not in task.metadata: counts['without_program'] += 1; continue
             try: found = list(_triples_of(task, counterfactuals, stream('triples', seed, index)))
             except ValueError as error:
@@ -433,7 +433,7 @@ def read_triples(path: Path | str, skip_bad: bool = False, progress: bool = Fals
     from tqdm import tqdm
     if not Path(path).is_file(): raise DatasetError(f'{path}: no such file; `arc-jepa triples --manifest … --output {path}` writes one')
     file, found, skipped, on_input = ManifestFile(path), [], 0, {}
-    for i in tqdm(range(len(file)), desc='reading triples', unit='line', disable=not progress, mininterval=0.5, file=sys.stderr):
+    for i in tqdm(range(len(file)), desc='reading triples', unit='line', disable=not progress, delay=1, file=sys.stderr):
         try: found.append(_read_triple(*file.record(i)))
         except (DatasetError, GridError):
             if not skip_bad: raise

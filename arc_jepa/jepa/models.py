@@ -430,10 +430,13 @@ def save(self, run_dir: Path | str) -> Path:
     return run_dir
 
 def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
-    "The model of a run directory. Raises `JepaError` when it is missing, damaged, or made for another tokenizer or operation table."
+    "The model of a run directory. Raises `JepaError` when it is missing, damaged, or made for another tokenizer or operation table, and where there is no such `device`."
     from safetensors.torch import load as from_bytes
     path = Path(run_dir)/DESCRIPTION
+    if Path(run_dir).is_file(): raise JepaError(f'{run_dir}: a file; right would be the run directory that holds {DESCRIPTION} and {WEIGHTS}')
     if not path.is_file(): raise JepaError(f'{path}: not found; a run directory holds {DESCRIPTION} and {WEIGHTS} once training has saved a model')
+    try: torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error: raise JepaError(f'no device {device!r} here ({str(error).splitlines()[0]}); right would be "cpu"' + ' or "cuda"' * torch.cuda.is_available()) from None
     try:
         about = json.loads(path.read_text(encoding='utf8'))
         config = JepaConfig.model_validate_json(json.dumps(about['config']))
@@ -444,8 +447,10 @@ def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
     _check(path, 'trained on tokens', about['tokenizer'], tokenizer_hash(config.tokens), 'train again')
     weights = (Path(run_dir)/WEIGHTS).read_bytes() if (Path(run_dir)/WEIGHTS).is_file() else b''
     if hashlib.sha256(weights).hexdigest() != about['sha256']: raise JepaError(f'{Path(run_dir)/WEIGHTS}: missing or not the file that {DESCRIPTION} describes (sha256 differs)')
-    model = WorldModel(config, about['n_ops'])
-    model.load_state_dict(from_bytes(weights))
+    try:
+        model = WorldModel(config, about['n_ops'])
+        model.load_state_dict(from_bytes(weights))
+    except (RuntimeError, TypeError) as error: raise JepaError(f'{path}: does not describe the weights in {WEIGHTS} ({" ".join(str(error).split())[:200]} …); take the run directory from a backup or train again') from None
     return cls(model.eval(), about['trained'], about['steps'], str(run_dir)).to(device)
 
 Jepa.load = classmethod(load)

@@ -234,7 +234,7 @@ def write_shards(source, directory: Path | str, settings: TokenSettings = TokenS
     if not len(tasks): raise ValueError(f'{tasks.name}: no tasks, so there is nothing to tokenise')
     if counterfactuals < 0 or shard_tasks < 1: raise ValueError(f'counterfactuals is {counterfactuals} and shard_tasks {shard_tasks}; at least 0 and 1')
     began, cpu, written = time.perf_counter(), time.process_time(), []
-    with only_one(directory), tqdm(total=len(tasks), desc='tokenising', unit='task', disable=not progress, mininterval=0.5) as bar:
+    with only_one(directory), tqdm(total=len(tasks), desc='tokenising', unit='task', disable=not progress) as bar:
         needed = _index_files(directory)
         try:
             index = _write_all(tasks, directory, settings, counterfactuals, counterfactuals_of, seed, shard_tasks, compress, bar, written)

@@ -28,7 +28,7 @@ from ..dsl.ops import op_table_hash
 from ..generate.corpus import TripleBatches, read_triples, split_triples
 from ..generate.generator import GenerateConfig, TaskBatch, sample_batch
 from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_augmented
-from ..jepa.diagnostics import Alarm, alarms, diagnose, diagnostic_tags
+from ..jepa.diagnostics import Alarm, alarms, diagnose, diagnostic_tags, remedy
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..threads import compute_threads
@@ -147,7 +147,7 @@ def open_shards(config: TrainConfig) -> Shards | None:
 def open_triples(config: TrainConfig) -> tuple[TripleBatches, TripleBatches] | None:
     "Training and held-out batches of the triples that the config names, if any. Raises `DatasetError`, with file and line, for what is no triple, and where the file cannot give such batches."
     if config.dataset_triples is None: return None
-    t, triples = config.training, read_triples(config.dataset_triples, progress=sys.stderr.isatty())
+    t, triples = config.training, read_triples(config.dataset_triples, progress=True)
     training, held_out = split_triples(triples, t.pairs)
     used = len(training.triples) + len(held_out.triples)
     if used < len(triples): print(f'{config.dataset_triples}: {len(triples) - used:,} of {len(triples):,} triples belong to programs with fewer than {t.pairs} (training.pairs) and are left out', file=sys.stderr)
@@ -155,6 +155,8 @@ def open_triples(config: TrainConfig) -> tuple[TripleBatches, TripleBatches] | N
     held_rows = min(t.batch_size, held_out.n_groups) * t.pairs     # never more than a training batch has
     if config.loss.relational and held_rows < 3: raise DatasetError(f'{config.dataset_triples}: {held_out.n_groups} groups of {t.pairs} triples of one program are held out ({training.n_groups} are to train on) and training.batch_size is {t.batch_size}, so that validation has {held_rows} predictions at once, and loss.relational compares three or more; set loss.relational=0, or training.pairs=3, or take triples of more programs')
     if t.counterfactuals and not len(training.triples.others): raise DatasetError(f'{config.dataset_triples}: no outcome of another program on any input; set training.counterfactuals=0, or write triples with `arc-jepa triples --counterfactuals {t.counterfactuals}`')
+    few = int((np.diff(training.triples.first) < t.counterfactuals).sum())
+    if few: print(f'{config.dataset_triples}: {few:,} of {len(training.triples):,} inputs have outcomes of fewer than {t.counterfactuals} other programs (training.counterfactuals); there some stand in a batch twice', file=sys.stderr)
     return training, held_out
 
 class Trainer:
@@ -213,7 +215,16 @@ class Trainer:
         "What to raise for a gradient with which nothing can be learned."
         alarm, = alarms({}, self.config, dict(gradient_norm=norm.item()))
         seen = ', '.join(f'{name} {losses[name].item():.3g}' for name in ('total', *self.model.weights()) if name in losses)
-        return FloatingPointError(f'step {self.progress.step + 1}: {alarm.evidence} (losses: {seen}). Resuming repeats this step bit for bit: start in a new run directory with {alarm.remedy} or less')
+        return FloatingPointError(f'step {self.progress.step + 1}: {alarm.evidence} (losses: {seen}). Resuming repeats this step bit for bit: start in a new run directory with {self._too_heavy(losses) or alarm.remedy} or less')
+
+    def _too_heavy(self, losses: dict[str, torch.Tensor]) -> str:
+        "The override for a part that outweighs all others a hundred times, to where it would weigh as much as they do; nothing if there is none."
+        weights = self.model.weights()
+        parts = {name: abs(weights[name] * losses[name].item()) for name in weights if name in losses and name != 'vq'}
+        name = max(parts, key=parts.get)
+        rest = sum(parts.values()) - parts[name]
+        if not 0 < 100 * rest < parts[name] < math.inf: return ''
+        return f'{f"loss.{name}" if name in OBJECTIVES else f"{name}.weight"}={weights[name] * rest / parts[name]:.1g}'
 
     @torch.no_grad()
     def validate(self, batches: int = 3) -> dict[str, float]:
@@ -395,7 +406,8 @@ def _loop(trainer: Trainer, run_dir: Path, log: Log, stop: StopRequest, max_seco
 
 def _look_at_embeddings(trainer: Trainer, log: Log, row: dict) -> None:
     "One line of `embedding_metrics.jsonl`, and what is alarming in it on standard error; leaves the model as it was."
-    found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), config=trainer.config, losses=row)
+    try: found = diagnose(Jepa(trainer.model, trained=True, steps=trainer.progress.step), config=trainer.config, losses=row)
+    except ValueError as wrong: raise FloatingPointError(f'step {trainer.progress.step}: {wrong}; start in a new run directory with {remedy("gradient_norm", trainer.config)} or less') from None
     log.write(found, EMBEDDING_METRICS)
     for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {Alarm(**alarm)}', file=sys.stderr)
 
