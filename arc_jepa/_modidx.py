@@ -1861,6 +1861,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                  'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.JepaConfig._something_keeps_latents_apart': ( 'models.html#jepaconfig._something_keeps_latents_apart',
                                                                                                           'arc_jepa/jepa/models.py'),
+                                      'arc_jepa.jepa.models.JepaConfig.objectives': ( 'models.html#jepaconfig.objectives',
+                                                                                      'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.JepaError': ('models.html#jepaerror', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.WorldModel': ('models.html#worldmodel', 'arc_jepa/jepa/models.py'),
                                       'arc_jepa.jepa.models.WorldModel.__init__': ( 'models.html#worldmodel.__init__',

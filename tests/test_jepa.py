@@ -274,9 +274,11 @@ def test_a_gpu_that_is_not_there_is_said():
 
 
 @pytest.mark.parametrize('loss, message', [(dict(objective='mse'), 'has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent'), (dict(objective='cosine', queue_size=8), 'loss.queue_size=8: about wrong answers, and loss.objective=cosine has none'),
-                                           (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned')])
+                                           (dict.fromkeys(('program', 'demonstrations', 'same_input', 'rule_program', 'prior'), 0), 'nothing would be learned; give'),
+                                           (dict(objective='mse', program=0, demonstrations=0, rule_program=0, prior=0), r'nothing would be learned \(loss.same_input=1 does not count: loss.objective=mse has no wrong answers\)')])
 def test_objectives_that_cannot_learn_are_refused(loss, message):
-    with pytest.raises(ValueError, match=message): JepaConfig(loss=loss)
+    for penalty in (0, .05) if 'learned' in message else (0,):
+        with pytest.raises(ValueError, match=message): JepaConfig(loss=loss, sigreg=dict(weight=penalty))
 
 
 def test_an_averaged_encoder_gives_all_candidates_and_no_gradient():

@@ -44,10 +44,16 @@ class JepaConfig(Config):
     sigreg: SigregConfig = SigregConfig()
     vicreg: VicregConfig = VicregConfig()
 
+    def objectives(self) -> dict[str, float]:
+        "What each objective weighs in the total; only those that weigh something: `same_input` is none where there are no wrong answers, whatever its weight."
+        idle = {'same_input'} if self.loss.objective != 'infonce' else set()
+        return {name: weight for name in OBJECTIVES if name not in idle and (weight := getattr(self.loss, name))}
+
     @model_validator(mode='after')
     def _something_is_learned(self) -> JepaConfig:
-        if not any(getattr(self.loss, name) for name in OBJECTIVES): raise ValueError('all objectives of `loss` weigh 0 and nothing would be learned; give one of them a weight, such as loss.program=1')
-        return self
+        if self.objectives(): return self
+        idle = f' (loss.same_input={self.loss.same_input:g} does not count: loss.objective={self.loss.objective} has no wrong answers)' if self.loss.same_input else ''
+        raise ValueError(f'all objectives of `loss` weigh 0 and nothing would be learned{idle}; give one of them a weight, such as loss.program=1')
 
     @model_validator(mode='after')
     def _every_setting_counts(self) -> JepaConfig:
@@ -94,11 +100,8 @@ class WorldModel(nn.Module):
 
     def weights(self) -> dict[str, float]:
         "What each objective and regulariser weighs in the total; only those that weigh something."
-        config = self.config
-        found = {name: getattr(config.loss, name) for name in OBJECTIVES}
-        if config.loss.objective != 'infonce': found['same_input'] = 0.0      # there are no wrong answers
-        found |= dict(sigreg=config.sigreg.weight, vicreg=config.vicreg.weight, vq=float(self.quantizer is not None))
-        return {name: weight for name, weight in found.items() if weight}
+        penalties = dict(sigreg=self.config.sigreg.weight, vicreg=self.config.vicreg.weight, vq=float(self.quantizer is not None))
+        return self.config.objectives() | {name: weight for name, weight in penalties.items() if weight}
 
     def update_target(self) -> None:
         "Move the averaged encoder a little; after each step of the optimiser."

@@ -110,7 +110,7 @@ class TrainConfig(JepaConfig):
 
     @model_validator(mode='after')
     def _something_is_asked(self) -> TrainConfig:
-        if not self.training.counterfactuals and {name for name in OBJECTIVES if getattr(self.loss, name)} == {'same_input'}:
+        if not self.training.counterfactuals and set(self.objectives()) == {'same_input'}:
             raise ValueError('loss.same_input is the only objective that weighs something, and it compares outputs of other programs, of which training.counterfactuals=0 leaves none; set training.counterfactuals=4, or give another one a weight, such as loss.program=1')
         return self
 
@@ -120,7 +120,7 @@ class TrainConfig(JepaConfig):
         if self.dataset_triples and self.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
         if self.training.pairs > 1: return self
         if not self.dataset_triples: raise ValueError('training.pairs=1 needs dataset_triples; other tasks have 2 pairs or more')
-        inferred = [name for name in sorted(RULE_OBJECTIVES) if getattr(self.loss, name)]
+        inferred = sorted(RULE_OBJECTIVES & self.objectives().keys())
         if inferred: raise ValueError(f'training.pairs=1 leaves no other pair to infer a rule from, which {" and ".join("loss." + name for name in inferred)} would need; set {" ".join(f"loss.{name}=0" for name in inferred)}, or training.pairs=2')
         return self
 
