@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['wilson_interval', 'sign_test', 'geometric_ratio', 'mean_interval', 'as_number']
+__all__ = ['wilson_interval', 'sign_test', 'geometric_ratio', 'bootstrap_mean', 'mean_interval', 'as_number']
 
 # %% ../nbs/05_statistics.ipynb #050005
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
@@ -33,6 +33,17 @@ def geometric_ratio(pairs: np.ndarray, draws: int = 2000) -> tuple[float, tuple[
     means = np.random.default_rng(0).choice(logs, (draws, len(logs))).mean(1)
     low, high = np.exp(np.quantile(means, (0.025, 0.975)))
     return float(np.exp(logs.mean())), (float(low), float(high))
+
+# %% ../nbs/05_statistics.ipynb #86d9d869
+def bootstrap_mean(values, clusters=None, draws: int = 2000) -> tuple[float, float, float]:
+    "Mean of `values` (N) with its 95 % bootstrap interval; `clusters` (int N, 0 to K − 1): rows of one number are drawn together. Raises ValueError for none."
+    values = np.asarray(values, float)
+    if not len(values): raise ValueError('no values, so there is no mean')
+    clusters = np.arange(len(values)) if clusters is None else np.asarray(clusters)
+    sums, counts = np.bincount(clusters, values), np.bincount(clusters)
+    times = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
+    low, high = np.quantile(times @ sums / np.maximum(times @ counts, 1), (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)
 
 # %% ../nbs/05_statistics.ipynb #a2ab060f
 def mean_interval(values) -> tuple[float, float | None, float | None]:

@@ -248,7 +248,10 @@ def retrieval_html(run_dir: Path) -> str:
     rank = (table.get('effective_rank') or {}) if isinstance(table.get('effective_rank'), dict) else {}
     words = '' if table.get('trained') else '<p class="alarm"><strong>These are weights that were not trained.</strong></p>'
     words += ('<p>How to read it: the share of tasks on which the true answer gets the best score, with its 95 % interval. <em>Latent</em> is the network alone, <em>fused</em> adds hand-made statistics of the demonstrations. What stands to the right needs '
-              'no learning: the same network with random weights, those statistics alone, likeness to the input, guessing. Only what is above all of them was learned.</p>')
+              'no learning: the same network with random weights, those statistics alone, likeness to the input, guessing. Only what is above all of them was learned; the verdict compares question by question.</p>')
+    if missing := table.get('not_trained'): words += f'<p>Not trained in this run, so that the figures are those of random weights: {escape(", ".join(f"{name} ({why})" for name, why in missing.items()))}.</p>'
+    wrong = {name: x for name in MEASURES if isinstance(row := table.get(name), dict) and (x := (row.get('controls') or {}).get('shuffled')) is not None}
+    if wrong: words += f'<p>Asked with the rule or program of another task, the same network gets {", ".join(f"{name} {percent(x)}" for name, x in wrong.items())}: what is far above that is read from the task, not from the candidates.</p>'
     if read_entry(rank, 'latent')[0] is not None:
         words += f'<p>Effective rank of the latents: {count(read_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
     if isinstance(found := table.get('diagnostics'), dict): words += _alarms_html(found.get('alarms') or [])

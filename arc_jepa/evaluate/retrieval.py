@@ -9,7 +9,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,26 +22,31 @@ from ..dsl.types import Type
 from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, ProgramConfig, phase_table, sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
 from ..jepa.diagnostics import Alarm, diagnose, effective_rank
-from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, Jepa, JepaConfig
+from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig
 from ..jepa.tokens import TokenSettings, Tokens, join, pair_statistics, tokenize
-from ..statistics import as_number, wilson_interval
+from ..statistics import as_number, bootstrap_mean, wilson_interval
 
 # %% auto #0
-__all__ = ['PENALTIES', 'PROBE_OPS', 'MEASURES', 'FLOORS', 'Tables', 'PICTURES', 'top1', 'Question', 'synthetic_questions',
-           'easy_questions', 'hard_questions', 'pixel_scores', 'statistics_scores', 'Latents', 'encode_questions',
-           'latent_scores', 'tower_scores', 'fuse', 'op_probe', 'one_step_ops', 'most_used_ops', 'probe_pairs',
-           'as_entry', 'not_trained', 'score_tables', 'measure', 'kind_of_program', 'by_group', 'retrieval_table',
-           'read_entry', 'above_floor', 'probe_summary', 'draw_retrieval', 'plot_retrieval', 'format_table',
-           'composition_curriculum', 'single_steps', 'rollout', 'composition_scores', 'composition_table',
-           'plot_composition', 'principal_plane', 'plot_embedding_map', 'show_neighbours', 'show_retrieval',
-           'show_carried_rule', 'probe_figures', 'probe_table', 'write_pictures']
+__all__ = ['PENALTIES', 'PROBE_OPS', 'MEASURES', 'FLOORS', 'Tables', 'PICTURES', 'hits', 'top1', 'Question',
+           'synthetic_questions', 'easy_questions', 'hard_questions', 'pixel_scores', 'statistics_scores',
+           'statistics_rule_scores', 'medoid_scores', 'rule_ceiling', 'Latents', 'encode_questions', 'latent_scores',
+           'tower_scores', 'fuse', 'op_probe', 'one_step_ops', 'most_used_ops', 'probe_pairs', 'as_entry',
+           'not_trained', 'score_tables', 'measure', 'kind_of_program', 'by_group', 'retrieval_table', 'read_entry',
+           'above_floor', 'probe_summary', 'draw_retrieval', 'plot_retrieval', 'format_table', 'composition_curriculum',
+           'single_steps', 'rollout', 'composition_scores', 'composition_table', 'plot_composition', 'principal_plane',
+           'plot_embedding_map', 'show_neighbours', 'show_retrieval', 'show_carried_rule', 'probe_figures',
+           'probe_table', 'write_pictures']
 
 # %% ../../nbs/51_retrieval.ipynb #250005
-def top1(scores: np.ndarray) -> float:
-    "Share of rows whose column 0 is the largest; a tie of k counts 1/k. NaN columns are no candidates."
+def hits(scores: np.ndarray) -> np.ndarray:
+    "float64 rows: 1 where column 0 is the largest, 1/k where it is one of k that are, otherwise 0. NaN columns are no candidates."
     scores = np.where(np.isnan(scores), -np.inf, scores)
     best = scores.max(1, keepdims=True)
-    return float(((scores[:, 0] >= best[:, 0]) / (scores >= best).sum(1)).mean())
+    return (scores[:, 0] >= best[:, 0]) / (scores >= best).sum(1)
+
+def top1(scores: np.ndarray) -> float:
+    "Mean of `hits`."
+    return float(hits(scores).mean())
 
 # %% ../../nbs/51_retrieval.ipynb #250008
 @dataclass(frozen=True)
@@ -97,9 +102,11 @@ def hard_questions(tasks: Sequence[Task], n_candidates: int = 64, seed: int = 0)
 
 # %% ../../nbs/51_retrieval.ipynb #250014
 def _table(questions: Sequence[Question], row: Callable[[Question, int], np.ndarray]) -> np.ndarray:
-    "Scores as one array questions×most candidates, NaN where a question has fewer."
+    "Scores as one array questions×most candidates, NaN where a question has fewer. Raises ValueError for a score that is not finite."
     table = np.full((len(questions), max(len(q.candidates) for q in questions)), np.nan)
-    for i, q in enumerate(questions): table[i, :len(q.candidates)] = row(q, i)
+    for i, q in enumerate(questions):
+        table[i, :len(q.candidates)] = row(q, i)
+        if not np.isfinite(table[i, :len(q.candidates)]).all(): raise ValueError(f'question {i}: a score is not finite, so there is no best candidate; are the weights finite?')
     return table
 
 def pixel_scores(questions: Sequence[Question]) -> np.ndarray:
@@ -119,6 +126,57 @@ def statistics_scores(questions: Sequence[Question], settings: TokenSettings = T
         mean, spread = table[:n].mean(0), table[:n].std(0)
         return -(np.abs(table[n:] - mean) / (spread + 0.1)).sum(1)
     return _table(questions, row)
+
+# %% ../../nbs/51_retrieval.ipynb #a4b9ca3c
+def _op_shares(programs: np.ndarray) -> np.ndarray:
+    "float32 …×N_OPS: how often each operation occurs in programs …×12×4, as shares."
+    numbers = programs[..., 0].astype(int)
+    shares = (numbers[..., None] == np.arange(N_OPS)).sum(-2).astype(np.float32)
+    shares[..., 0] = 0
+    return shares / np.maximum(shares.sum(-1, keepdims=True), 1)
+
+def statistics_rule_scores(questions: Sequence[Question], settings: TokenSettings = TokenSettings(), seed: int = 0, curriculum: GenerateConfig | None = None, n_tasks: int = 4000) -> np.ndarray:
+    "Mean log-probability of the operations of each candidate program, given nothing but hand statistics of the demonstrations; fitted on `n_tasks` other tasks of the `curriculum`."
+    import torch
+    batch = sample_batch(curriculum, HELD_OUT_SEED + 970 + seed, 0, n_tasks, 3)
+    def described(packed, pairs): return _statistics_of_pairs(packed, tokenize(packed, settings)).reshape(-1, pairs, 80).mean(1)
+    known = described(batch.grids, 3)
+    mean, spread = known.mean(0), known.std(0) + 1e-6
+    def features(x): return torch.from_numpy(np.concatenate([(x - mean) / spread, np.ones((len(x), 1))], 1)).float()
+    weights = _fit_softmax(features(known), torch.from_numpy(_op_shares(batch.programs)), 1e-3, torch.zeros(81, N_OPS))
+    asked = np.concatenate([described(pack(g for pair in q.demonstrations for g in (pair.input, pair.output)), len(q.demonstrations)) for q in questions])
+    surprise = torch.log_softmax(features(asked) @ weights, 1).numpy()
+    return _table(questions, lambda q, i: _op_shares(q.programs) @ surprise[i])
+
+# %% ../../nbs/51_retrieval.ipynb #4b6efdbc
+def _agreement(programs: np.ndarray) -> np.ndarray:
+    "Share of steps that two programs have in common at the same place, for all pairs of programs n×12×4."
+    real = programs[:, :, 0] > 0
+    same = ((programs[:, None] == programs[None]).all(-1) & real[:, None]).sum(-1)
+    length = real.sum(1)
+    return same / np.maximum(np.maximum(length[:, None], length[None]), 1)
+
+def _likeness(grids: Sequence[np.ndarray]) -> np.ndarray:
+    "Share of cells that are equal, for all pairs of grids; 0 for another size."
+    shapes, like = [g.shape for g in grids], np.zeros((len(grids), len(grids)))
+    for shape in set(shapes):
+        rows = [i for i, s in enumerate(shapes) if s == shape]
+        cells = np.stack([grids[i].ravel() for i in rows])
+        like[np.ix_(rows, rows)] = (cells[:, None] == cells[None]).mean(-1)
+    return like
+
+def medoid_scores(questions: Sequence[Question], by: str = 'candidates') -> np.ndarray:
+    "Likeness of each candidate (by `programs`: of its program) to the half of the others that are most like it: a scorer that never reads the question."
+    def row(q, i):
+        like = _agreement(q.programs) if by == 'programs' else _likeness(q.candidates)
+        np.fill_diagonal(like, 0)
+        return np.sort(like, 1)[:, -max(1, len(like) // 2):].sum(1)
+    return _table(questions, row)
+
+def rule_ceiling(questions: Sequence[Question]) -> np.ndarray:
+    "float64, a question each: 1/k where k candidate programs, the true one among them, make the outputs of all demonstrations."
+    def fits(program, q): return all(isinstance(made := run_program(program, pair.input), np.ndarray) and np.array_equal(made, pair.output) for pair in q.demonstrations)
+    return np.array([1 / (1 + sum(fits(program, q) for program in q.programs[1:])) for q in questions])
 
 # %% ../../nbs/51_retrieval.ipynb #250017
 @dataclass(frozen=True)
@@ -154,7 +212,7 @@ def fuse(*tables: np.ndarray) -> np.ndarray:
 PENALTIES = (1e-2, 1e-3, 1e-4)      # of the squared weights of the probe, halved; the strongest first
 
 def _fit_softmax(x, y, penalty: float, weights):
-    "Weights D×classes with the least cross-entropy, looked for from `weights` on; `x` float N×D with a last column of ones, which is not held back."
+    "Weights D×classes with the least cross-entropy, looked for from `weights` on; `x` float N×D with a last column of ones, which is not held back, `y` int N or shares N×classes."
     import torch
     weights = weights.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=60, history_size=10, line_search_fn='strong_wolfe')       # 200 steps find the same to half a point, in three times the time
@@ -166,20 +224,20 @@ def _fit_softmax(x, y, penalty: float, weights):
     optimizer.step(loss)
     return weights.detach()
 
-def op_probe(features: np.ndarray, ops: np.ndarray) -> float:
-    "Accuracy on the second half of softmax regression fitted to the first half; features N×D, ops int N. The penalty is the one of `PENALTIES` that is best on the last fifth of the first half."
+def op_probe(features: np.ndarray, ops: np.ndarray) -> np.ndarray:
+    "Which rows of the second half (bool) softmax regression, fitted to the first half, gets right; features N×D, ops int N. The penalty is the one of `PENALTIES` that is best on the last fifth of the first half."
     import torch
     half = len(ops) // 2
     first = half * 4 // 5
     scaled = (features - features[:half].mean(0)) / (features[:half].std(0) + 1e-6)
     x, y = torch.from_numpy(np.concatenate([scaled, np.ones((len(scaled), 1))], 1)).float(), torch.from_numpy(ops.astype(np.int64))
-    def accuracy(weights, judged): return ((x[judged] @ weights).argmax(1) == y[judged]).float().mean().item()
+    def right(weights, judged): return ((x[judged] @ weights).argmax(1) == y[judged]).numpy()
     weights, tried = torch.zeros(x.shape[1], int(ops.max()) + 1), []
     for penalty in PENALTIES:
         weights = _fit_softmax(x[:first], y[:first], penalty, weights)
-        tried.append((accuracy(weights, slice(first, half)), -len(tried), penalty, weights))        # of equals the strongest
+        tried.append((right(weights, slice(first, half)).mean(), -len(tried), penalty, weights))        # of equals the strongest
     _, _, penalty, weights = max(tried)
-    return accuracy(_fit_softmax(x[:half], y[:half], penalty, weights), slice(half, None))
+    return right(_fit_softmax(x[:half], y[:half], penalty, weights), slice(half, None))
 
 # %% ../../nbs/51_retrieval.ipynb #7edeeeb8
 PROBE_OPS = ('take', 'ray', 'recolour_all', 'replace', 'shift', 'drop_lines', 'crop_to_colour', 'flip_up_down', 'scale', 'bridge', 'drop', 'fill_background', 'repair_tiling',
@@ -210,14 +268,14 @@ FLOORS = {'untrained': 'untrained', 'untrained_fused': 'untrained, fused', 'stat
 
 def as_entry(share: float, n: int) -> dict:
     "A share among n as the table holds it."
-    low, high = wilson_interval(share * n, n)
-    return dict(value=round(share, 4), low=round(low, 4), high=round(high, 4))
+    return _rounded(share, *wilson_interval(share * n, n))
+
+def _rounded(value: float, low: float, high: float) -> dict: return dict(value=round(value, 4), low=round(low, 4), high=round(high, 4))
 
 def not_trained(config: JepaConfig) -> dict[str, str]:
     "Measures of what a run with this config does not train, with the settings that say so: a rule measure of a network that was only asked by program is that of random weights."
     needs = dict(cf32=('program', 'same_input'), demo32=('demonstrations',), rule32=('rule_program',), arc_easy=('demonstrations',), arc_hard=('demonstrations',))
-    trained = {name for name in OBJECTIVES if getattr(config.loss, name)}
-    return {measure: ' and '.join(f'loss.{name}=0' for name in names) for measure, names in needs.items() if not trained & set(names)}
+    return {measure: ' and '.join(f'loss.{name}=0' for name in names) for measure, names in needs.items() if not config.objectives().keys() & set(names)}
 
 def _one_step(n: int, seed: int) -> tuple[PackedGrids, np.ndarray]:
     "Grids (input, output, input, …) and ops of one-step programs over all operations, n pairs, two of a task."
@@ -231,30 +289,40 @@ def _probes(n: int, seed: int) -> dict[str, tuple[PackedGrids, np.ndarray]]:
 Tables = dict[str, dict[str, np.ndarray]]
 
 def score_tables(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question], hard: Sequence[Question], counted: dict[str, np.ndarray] | None = None) -> Tables:
-    "Scores of one model for every retrieval measure: `latent`, and `fused` with hand statistics where a rule is inferred. `counted`: `statistics_scores` by measure, where they are known."
+    "Scores of one model for every retrieval measure: `latent`, `fused` with hand statistics where a rule is inferred, and the control `shuffled`. `counted`: `statistics_scores` by measure, where they are known."
     known = encode_questions(jepa, synthetic)
-    found = {'cf32': dict(latent=latent_scores(jepa, synthetic, known, 'program')), 'rule32': dict(latent=tower_scores(jepa, synthetic, known))}
+    found = {'cf32': dict(latent=latent_scores(jepa, synthetic, known, 'program'), shuffled=latent_scores(jepa, _other_programs(synthetic), known, 'program')),
+             'rule32': dict(latent=tower_scores(jepa, synthetic, known), shuffled=tower_scores(jepa, synthetic, _other_rules(known)))}
     for name, questions in (('demo32', synthetic), ('arc_easy', easy), ('arc_hard', hard)):
-        scores = latent_scores(jepa, questions, known if questions is synthetic else encode_questions(jepa, questions))
-        found[name] = dict(latent=scores, fused=fuse(scores, statistics_scores(questions, jepa.config.tokens) if counted is None else counted[name]))
+        asked = known if questions is synthetic else encode_questions(jepa, questions)
+        scores = latent_scores(jepa, questions, asked)
+        found[name] = dict(latent=scores, fused=fuse(scores, statistics_scores(questions, jepa.config.tokens) if counted is None else counted[name]), shuffled=latent_scores(jepa, questions, _other_rules(asked)))
     return found
+
+def _other_rules(latents: Latents) -> Latents:
+    "Each question with the rule of the one before it."
+    return replace(latents, rules=np.roll(latents.rules, 1, 0))
+
+def _other_programs(questions: Sequence[Question]) -> list[Question]:
+    "Each question with the true program of the one before it in the place of its own."
+    return [replace(q, programs=np.concatenate([other.programs[:1], q.programs[1:]])) for q, other in zip(questions, [questions[-1], *questions[:-1]])]
 
 def _statistics_of_pairs(grids: PackedGrids, tokens: Tokens) -> np.ndarray:
     "float32 N/2×80 of grids that are input, output, input, …"
     rows = np.arange(0, len(grids), 2)
     return pair_statistics(grids, tokens, rows, rows + 1)
 
-def measure(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question], hard: Sequence[Question], probes: dict[str, tuple], tables: Tables | None = None) -> dict[str, dict[str, float]]:
-    "Every measure for one model. `probes`: grids and operations by name of the probe; `tables`: its `score_tables`, where they are known."
-    tables = tables or score_tables(jepa, synthetic, easy, hard)
-    found = {name: {kind: top1(scores) for kind, scores in row.items()} for name, row in tables.items()}
+def measure(jepa: Jepa, synthetic: Sequence[Question], easy: Sequence[Question], hard: Sequence[Question], probes: dict[str, tuple], tables: Tables | None = None) -> tuple[Tables, float | None]:
+    "Hits of one model by measure and kind (see `hits`; of a probe a row each of the second half), and the effective rank of its latents. `probes`: grids and operations by name of the probe; `tables`: its `score_tables`, where they are known."
+    tables, rank = tables or score_tables(jepa, synthetic, easy, hard), None
+    found = {name: {kind: hits(scores) for kind, scores in row.items()} for name, row in tables.items()}
     for name, (grids, ops) in probes.items():
         tokens = tokenize(grids, jepa.config.tokens)
         z = jepa.encode_tokens(tokens)
         latents = np.concatenate([z[::2], z[1::2]], 1)
         found[name] = dict(latent=op_probe(latents, ops), fused=op_probe(np.concatenate([latents, _statistics_of_pairs(grids, tokens)], 1), ops))
-        found['effective_rank'] = dict(latent=effective_rank(z))      # of the last one, which has all operations
-    return found
+        rank = effective_rank(z)      # of the last one, which has all operations
+    return found, rank
 
 # %% ../../nbs/51_retrieval.ipynb #d2f1f155
 def kind_of_program(program: np.ndarray) -> str:
@@ -270,8 +338,8 @@ def by_group(tables: Tables, groups: Sequence[str], control: Tables, counted: di
     `groups` names the group of each question; `control`: the `score_tables` of the untrained network, `counted`: `statistics_scores` by measure."""
     groups = np.asarray(groups)
     def row(name, mine):
-        n, floors = int(mine.sum()), {'untrained' if kind == 'latent' else f'untrained_{kind}': scores for kind, scores in control[name].items()} | ({'statistics': counted[name]} if name in counted else {})
-        return dict(n=n, **{kind: as_entry(top1(scores[mine]), n) for kind, scores in tables[name].items()},
+        n, floors = int(mine.sum()), {'untrained' if kind == 'latent' else f'untrained_{kind}': scores for kind, scores in control[name].items() if kind != 'shuffled'} | ({'statistics': counted[name]} if name in counted else {})
+        return dict(n=n, **{kind: as_entry(top1(scores[mine]), n) for kind, scores in tables[name].items() if kind != 'shuffled'},
                     floors={floor: round(top1(scores[mine]), 4) for floor, scores in floors.items()} | dict(chance=round(1 / tables[name]['latent'].shape[1], 4)))
     return {name: {str(group): row(name, groups == group) for group in np.unique(groups)} for name in ('cf32', 'demo32', 'rule32')}
 
@@ -281,48 +349,65 @@ def _held_out(seed: int, n_tasks: int, arc_tasks: int, probe_tasks: int, curricu
     "Questions by measure, data of the probes, and what hand statistics make of both. `curriculum` and `tokens` as JSON. Whoever measures many models, as an ablation does, asks all of them the same, and it is made once."
     from arc_jepa.datasets import load_tasks
     settings = TokenSettings.model_validate_json(tokens)
-    synthetic = synthetic_questions(n_tasks, seed, curriculum=None if curriculum is None else GenerateConfig.model_validate_json(curriculum))
+    config = None if curriculum is None else GenerateConfig.model_validate_json(curriculum)
+    synthetic = synthetic_questions(n_tasks, seed, curriculum=config)
     real = [t for t in load_tasks('arc1/training') if t.tests[0].output is not None]
     real = [real[i] for i in np.random.default_rng(seed).permutation(len(real))[:arc_tasks]]
     sets = dict(cf32=synthetic, rule32=synthetic, demo32=synthetic, arc_easy=easy_questions(real, seed=seed), arc_hard=hard_questions(real, seed=seed))
     probes = _probes(probe_tasks, seed)
-    return (sets, probes, {name: statistics_scores(sets[name], settings) for name in ('demo32', 'arc_easy', 'arc_hard')},
-            {name: op_probe(_statistics_of_pairs(grids, tokenize(grids, settings)), ops) for name, (grids, ops) in probes.items()})
+    counted = {name: statistics_scores(sets[name], settings) for name in ('demo32', 'arc_easy', 'arc_hard')} | dict(rule32=statistics_rule_scores(synthetic, settings, seed, config))
+    return sets, probes, counted, {name: op_probe(_statistics_of_pairs(grids, tokenize(grids, settings)), ops) for name, (grids, ops) in probes.items()}
 
-def _measured(jepa: Jepa, asked: tuple) -> tuple[dict, Tables]:
+@lru_cache(maxsize=4)
+def _given_away(*asked) -> dict[str, dict[str, float]]:
+    "By measure: what candidates alone give away (`medoid`), and the `ceiling` where a rule is inferred from two demonstrations."
+    sets, ceiling = _held_out(*asked)[0], round(float(rule_ceiling(_held_out(*asked)[0]['rule32']).mean()), 4)
+    return {name: dict(medoid=round(top1(medoid_scores(questions, 'programs' if name == 'rule32' else 'candidates')), 4), **(dict(ceiling=ceiling) if name in ('demo32', 'rule32') else {})) for name, questions in sets.items()}
+
+def _measured(jepa: Jepa, asked: tuple) -> tuple[tuple[Tables, float | None], Tables]:
     sets, probes, counted, _ = _held_out(*asked, jepa.config.tokens.model_dump_json())
     tables = score_tables(jepa, sets['cf32'], sets['arc_easy'], sets['arc_hard'], counted)
     return measure(jepa, sets['cf32'], sets['arc_easy'], sets['arc_hard'], probes, tables), tables
 
 @lru_cache(maxsize=64)
-def _control(config: str, device: str, asked: tuple) -> tuple[dict, Tables]: return _measured(Jepa.untrained(JepaConfig.model_validate_json(config)).to(device), asked)
+def _control(config: str, device: str, asked: tuple) -> tuple[tuple[Tables, float | None], Tables]: return _measured(Jepa.untrained(JepaConfig.model_validate_json(config)).to(device), asked)
 
 def retrieval_table(jepa: Jepa, seed: int = 0, n_tasks: int = 400, arc_tasks: int = 200, probe_tasks: int = 4000, curriculum: GenerateConfig | None = None) -> dict:
-    """All measures with floors and 95 % intervals, ready for JSON: `{measure: {latent, fused, floors: {untrained, statistics, pixels, chance}, n}}`, and the synthetic ones again in `by_length` and `by_kind` (see `by_group`).
+    """All measures with floors and 95 % intervals, ready for JSON: `{measure: {latent, fused, floors: {untrained, statistics, pixels, chance}, beyond, controls: {shuffled, medoid, ceiling}, n}}`, and the synthetic ones again in `by_length` and `by_kind` (see `by_group`).
 
     Synthetic tasks come from held-out seeds, real ones from ARC-1 training. `probe_tasks`: pairs for the probe over all operations; that over `PROBE_OPS` takes a twelfth of it, at most 320, as tasks a class. `trained` says what kind of weights this was, `not_trained` names measures of parts that the config leaves untrained."""
     asked = (seed, n_tasks, arc_tasks, probe_tasks, None if curriculum is None else curriculum.model_dump_json())
-    sets, probes, counted, probed = _held_out(*asked, jepa.config.tokens.model_dump_json())
-    (ours, tables), (control, untrained) = _measured(jepa, asked), _control(jepa.config.model_dump_json(), str(jepa.device), asked)
-    table = {name: _question_row(name, ours[name], control[name], questions, counted) for name, questions in sets.items()} | {name: _probe_row(ours[name], control[name], ops, probed[name]) for name, (_, ops) in probes.items()}
-    if probes: table['effective_rank'] = dict(latent=dict(value=round(ours['effective_rank']['latent'], 2)), floors=dict(untrained=round(control['effective_rank']['latent'], 2)), n=len(probes['op_probe_all'][0]))
+    tokens = jepa.config.tokens.model_dump_json()
+    sets, probes, counted, probed = _held_out(*asked, tokens)
+    ((ours, rank), tables), ((control, rank_untrained), untrained) = _measured(jepa, asked), _control(jepa.config.model_dump_json(), str(jepa.device), asked)
+    given = _given_away(*asked, tokens)
+    table = {name: _question_row(ours[name], control[name], questions, counted.get(name), name != 'rule32', given[name]) for name, questions in sets.items()}
+    table |= {name: _probe_row(ours[name], control[name], ops, probed[name]) for name, (_, ops) in probes.items()}
+    if probes: table['effective_rank'] = dict(latent=dict(value=round(rank, 2)), floors=dict(untrained=round(rank_untrained, 2)), n=len(probes['op_probe_all'][0]))
     programs = [q.programs[0] for q in sets['cf32']]
     grouped = {name: by_group(tables, [group(p) for p in programs], untrained, counted) for name, group in (('by_length', lambda p: str(n_steps(p))), ('by_kind', kind_of_program))}
     return dict(trained=jepa.trained, steps=jepa.steps, source=jepa.source, seed=seed, not_trained=not_trained(jepa.config), **{name: table[name] for name in (*MEASURES, 'effective_rank') if name in table}, **grouped)
 
-def _probe_row(ours: dict, control: dict, ops: np.ndarray, statistics: float) -> dict:
-    "A probe beside its floors."
-    judged = ops[len(ops) // 2:]
-    floors = dict(untrained=control['latent'], untrained_fused=control['fused'], statistics=statistics, chance=float(np.bincount(judged).max() / len(judged)))
-    return dict({kind: as_entry(share, len(judged)) for kind, share in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(judged))
+def _row(ours: dict[str, np.ndarray], floors: dict[str, np.ndarray], clusters: np.ndarray | None = None) -> dict:
+    "Hits of one measure beside those of its floors on the same rows; `beyond` is the difference of its last kind to the best floor, paired by row, with its interval. `clusters`: rows that stem from one task."
+    n, mine = len(ours['latent']), list(ours.values())[-1]
+    best = max(floors, key=lambda name: floors[name].mean())
+    difference = _rounded(*bootstrap_mean(mine - floors[best].astype(float), clusters))
+    return dict({kind: as_entry(float(right.mean()), n) if clusters is None else _rounded(*bootstrap_mean(right, clusters)) for kind, right in ours.items()},
+                floors={name: round(float(right.mean()), 4) for name, right in floors.items()}, beyond=dict(floor=best, **difference), n=n)
 
-def _question_row(name: str, ours: dict, control: dict, questions: Sequence[Question], counted: dict[str, np.ndarray]) -> dict:
-    "A retrieval measure beside its floors."
-    floors = {'untrained': control['latent'], 'chance': float(np.mean([1 / len(q.candidates) for q in questions]))}
+def _probe_row(ours: dict, control: dict, ops: np.ndarray, statistics: np.ndarray) -> dict:
+    "A probe beside its floors. Two rows in a row are pairs of one task."
+    judged = ops[len(ops) // 2:]
+    return _row(ours, dict(untrained=control['latent'], untrained_fused=control['fused'], statistics=statistics, chance=judged == np.bincount(judged).argmax()), np.arange(len(judged)) // 2)
+
+def _question_row(ours: dict, control: dict, questions: Sequence[Question], counted: np.ndarray | None, pixels: bool, given: dict[str, float]) -> dict:
+    "A retrieval measure beside its floors, and `controls`."
+    floors = {'untrained': control['latent'], 'chance': np.array([1 / len(q.candidates) for q in questions])}
     if 'fused' in control: floors['untrained_fused'] = control['fused']
-    if name != 'rule32': floors['pixels'] = top1(pixel_scores(questions))
-    if name in counted: floors['statistics'] = top1(counted[name])
-    return dict({k: as_entry(v, len(questions)) for k, v in ours.items()}, floors={k: round(v, 4) for k, v in floors.items()}, n=len(questions))
+    if pixels: floors['pixels'] = hits(pixel_scores(questions))
+    if counted is not None: floors['statistics'] = hits(counted)
+    return _row({kind: right for kind, right in ours.items() if kind != 'shuffled'}, floors) | dict(controls=dict(shuffled=round(float(ours['shuffled'].mean()), 4), **given))
 
 # %% ../../nbs/51_retrieval.ipynb #250030
 def read_entry(row: dict, kind: str) -> tuple[float | None, float | None, float | None]:
@@ -332,15 +417,11 @@ def read_entry(row: dict, kind: str) -> tuple[float | None, float | None, float 
     return as_number(entry.get('value')), as_number(entry.get('low')), as_number(entry.get('high'))
 
 def above_floor(row: dict) -> str:
-    "In words: is what was learned above the best floor, given its interval?"
-    floors = {k: v for k, x in (row.get('floors') or {}).items() if (v := as_number(x)) is not None}
-    value, low, high = read_entry(row, 'fused' if 'fused' in row else 'latent')
-    if value is None or not floors: return '–'
-    best = max(floors, key=floors.get)
-    name = FLOORS.get(best, best)
-    if low is not None and low > floors[best]: return f'above the best floor ({name})'
-    if high is not None and high < floors[best]: return f'BELOW its floor ({name})'
-    return f'not told apart from its floor ({name})'
+    "In words: is what was learned above the best floor? By the difference on the same questions, and its interval."
+    beyond = row.get('beyond')
+    if not isinstance(beyond, dict) or (low := as_number(beyond.get('low'))) is None or (high := as_number(beyond.get('high'))) is None: return '–'
+    name = FLOORS.get(beyond.get('floor'), str(beyond.get('floor')))
+    return f'above the best floor ({name})' if low > 0 else f'BELOW its floor ({name})' if high < 0 else f'not told apart from its floor ({name})'
 
 # %% ../../nbs/51_retrieval.ipynb #cca074c7
 def probe_summary(table: dict) -> dict[str, float]:
@@ -353,6 +434,7 @@ def probe_summary(table: dict) -> dict[str, float]:
             found |= {key + end: x for end, x in zip(('', '_low', '_high'), read_entry(row, kind)) if x is not None}
         floors = {floor: v for floor, x in (row.get('floors') or {}).items() if (v := as_number(x)) is not None}
         if floors: found[f'{name}_floor'] = max(floors.values())
+        for part in ('controls', 'beyond'): found |= {f'{name}_{part}_{key}': v for key, x in (row.get(part) or {}).items() if (v := as_number(x)) is not None}
         found |= {f'{name}_floor_{floor}': v for floor, v in floors.items()}
     composed = (table.get('composition') or {}).get('all')
     for way in ('one_shot', 'repeated') if isinstance(composed, dict) else ():
@@ -396,6 +478,8 @@ def format_table(table: dict) -> str:
     def line(name, row): return f'{name:21s}{row["n"]:6d} ' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items())
     lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":21s}{"n":>6s}  {"latent":23s}{"fused":22s}floors']
     lines += [line(name, table[name]) for name in (*MEASURES, 'effective_rank') if name in table]
+    controls = {name: table[name]['controls'] for name in MEASURES if 'controls' in table.get(name, {})}
+    if controls: lines.append('controls: ' + '; '.join(f'{name} ' + ', '.join(f'{control} {value:.3f}' for control, value in row.items()) for name, row in controls.items()))
     if missing := table.get('not_trained'): lines.append('not trained in this run, so that the figures are those of random weights: ' + ', '.join(f'{name} ({why})' for name, why in missing.items()))
     for group in ('by_length', 'by_kind'):
         for name, parts in (table.get(group) or {}).items(): lines += [f'{name}, {group.replace("_", " ")}', *(line(f'  {part}', row) for part, row in parts.items())]
@@ -470,29 +554,42 @@ def principal_plane(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _, values, directions = np.linalg.svd(centred, full_matrices=False)
     return centred @ directions[:2].T, values[:2] ** 2 / max((values ** 2).sum(), 1e-30)
 
+def _beside_untrained(jepa: Jepa) -> list[Jepa]:
+    "The model and, if it is trained, the same network untrained: what looks learned may be what tokens say anyway."
+    return [jepa, Jepa.untrained(jepa.config).to(str(jepa.device))] if jepa.trained else [jepa]
+
 def plot_embedding_map(jepa: Jepa, ops: Sequence[str] = PROBE_OPS[:12], n_tasks: int = 40, seed: int = 0):
-    "matplotlib Figure: z_out − z_in of held-out one-step tasks (`n_tasks` of each operation) on two main directions, coloured by operation, each name at its median."
+    "matplotlib Figure: z_out − z_in of held-out one-step tasks (`n_tasks` of each operation) on two main directions, coloured by operation; the same network untrained beside it."
     import matplotlib.pyplot as plt
     grids, kinds = probe_pairs(n_tasks, seed, ops)
-    z = jepa.encode(grids)
-    at, held = principal_plane(z[1::2] - z[::2])
-    fig, axes = plt.subplots(figsize=(6.5, 5), layout='constrained')
-    colours = plt.get_cmap('tab20')(np.arange(len(ops)) % 20)
-    axes.scatter(*at.T, s=9, c=colours[kinds], alpha=.75, linewidths=0)
-    for k, name in enumerate(ops): axes.annotate(name, np.median(at[kinds == k], 0), fontsize=8, ha='center', va='center', bbox=dict(boxstyle='round,pad=.15', fc='white', ec=colours[k], alpha=.85))
-    low, high = np.quantile(at, (.01, .99), axis=0)          # a few outliers would squeeze the rest
-    margin = .05 * (high - low) + 1e-9
-    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
-    axes.set(xlabel=f'first direction, {held[0]:.0%} of the variance', ylabel=f'second, {held[1]:.0%}', title='z_out − z_in' + ('' if jepa.trained else ', UNTRAINED weights'), xticks=[], yticks=[])
+    models = _beside_untrained(jepa)
+    fig, panels = plt.subplots(1, len(models), figsize=(5.2 * len(models), 4.2), layout='constrained', squeeze=False)
+    for one, axes in zip(models, panels[0]):
+        z = one.encode(grids)
+        _draw_map(axes, z[1::2] - z[::2], kinds, ops)
+        axes.set_title('z_out − z_in' + ('' if one.trained else ', UNTRAINED weights'))
+    fig.legend(*panels[0, 0].get_legend_handles_labels(), loc='outside right center', fontsize=8, frameon=False, markerscale=2)
     plt.close(fig)
     return fig
 
+def _draw_map(axes, change: np.ndarray, kinds: np.ndarray, ops: Sequence[str]) -> None:
+    import matplotlib.pyplot as plt
+    at, held = principal_plane(change)
+    colours = plt.get_cmap('tab20')(np.arange(len(ops)) % 20)
+    for k, name in enumerate(ops): axes.scatter(*at[kinds == k].T, s=9, color=colours[k], alpha=.75, linewidths=0, label=name)
+    low, high = np.quantile(at, (.01, .99), axis=0)          # a few outliers would squeeze the rest
+    margin = .05 * (high - low) + 1e-9
+    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]), xlabel=f'first direction, {held[0]:.0%} of the variance', ylabel=f'second, {held[1]:.0%}', xticks=[], yticks=[])
+
 def show_neighbours(jepa: Jepa, grid: np.ndarray, grids: Sequence[np.ndarray], k: int = 7):
-    "matplotlib Figure: `grid` and the k of `grids` nearest to it, with the cosines of their latents; copies of `grid` are left out."
-    grids = [g for g in grids if not np.array_equal(g, grid)]
-    cosine = 1 - jepa.distance(jepa.encode([grid]), jepa.encode(grids))
-    nearest = np.argsort(-cosine, kind='stable')[:k]
-    return show_grids([grid, *(grids[i] for i in nearest)], titles=['this grid', *(f'{cosine[i]:.2f}' for i in nearest)])
+    "matplotlib Figure: `grid` and the k of `grids` nearest to it, with the cosines of their latents, and a second row by the same network untrained; copies of `grid` are left out."
+    grids, shown, titles = [g for g in grids if not np.array_equal(g, grid)], [], []
+    for one in _beside_untrained(jepa):
+        cosine = 1 - one.distance(one.encode([grid]), one.encode(grids))
+        nearest = np.argsort(-cosine, kind='stable')[:k]
+        shown += [grid, *(grids[i] for i in nearest)]
+        titles += ['this grid' if one.trained else 'UNTRAINED', *(f'{cosine[i]:.2f}' for i in nearest)]
+    return show_grids(shown, titles=titles, columns=k + 1)
 
 def show_retrieval(jepa: Jepa, questions: Sequence[Question], by: str = 'rule', n: int = 3, scores: np.ndarray | None = None, shown: int = 3):
     "matplotlib Figure: the first n questions answered rightly and the first n answered wrongly, a row each: a demonstration, the input, the truth, the best of the other candidates, all with scores (cosine by `rule` or `program`, unless given)."
@@ -539,7 +636,7 @@ def probe_table(jepa: Jepa, n_tasks: int = 400, seed: int = 0) -> dict:
     "All that is measured of one model, as `arc-jepa probe` and the pilot give it: `retrieval_table` with half as many real tasks and ten times as many pairs for the probes, `composition`, a `composition_table`, and `diagnostics`, what `diagnose` says of the latents."
     return retrieval_table(jepa, seed, n_tasks, n_tasks // 2, 10 * n_tasks) | dict(composition=composition_table(jepa, n_tasks, seed)) | dict(diagnostics=diagnose(jepa, seed=seed))
 
-PICTURES = {'embedding_map': 'z_out − z_in of one-step tasks on two main directions, coloured by operation.', 'neighbours': 'A grid of ARC-1 training and those whose latents are nearest to its own.',
+PICTURES = {'embedding_map': 'z_out − z_in of one-step tasks on two main directions, coloured by operation; the same network untrained beside it.', 'neighbours': 'A grid of ARC-1 training and those whose latents are nearest to its own; below, by the same network untrained.',
             'retrieval': 'Which candidate belongs to the test input, by the rule of the demonstrations: right answers above, wrong ones below.', 'carried_rule': 'The rule of one task carried to an input of another, and the outputs nearest to where it leads.',
             'composition': 'Predicted by the whole program, and by its steps one after the other.'}
 
