@@ -62,7 +62,7 @@ def test_every_loss_has_a_gradient_where_it_should():
                'same_input': {'encoder', 'predictor', 'programs', 'rules', 'temperatures'},
                'rule_program': {'encoder', 'programs', 'rules', 'rule_tower', 'program_tower', 'temperatures'}, 'prior': {'encoder', 'rules', 'op_logits'},
                'inverse': {'encoder', 'inverse'}, 'relational': {'encoder', 'predictor', 'programs'}, 'invariance': {'encoder', 'projection', 'temperatures'},
-               'sigreg': {'encoder'}, 'vicreg': {'encoder'}, 'vq': {'encoder'}}
+               'sigreg': {'encoder'}, 'vicreg': {'encoder', 'predictor', 'programs'}, 'vq': {'encoder'}}
     assert reached.keys() == {*OBJECTIVES, *REGULARISERS} == model.weights().keys()
     for objective, parts in reached.items():
         model.zero_grad()

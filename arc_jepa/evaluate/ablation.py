@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'infonce_vq_relational_sigreg_invariance': Variant('… and with views of a grid that should look alike?', _VQ + _RELATIONAL + _SIGREG + ('loss.invariance=0.25',), beside='infonce_vq_relational_sigreg')},
     'objectives': {
         'lejepa': Variant('Can squared error with SIGReg do without wrong answers (LeJEPA)? In this group rules are not matched with programs, and rule32 is that of towers without training', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05')),
-        'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'vicreg.weight=1')),
+        'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)? (25 : 25 : 1, as in the paper, for each of the two prediction losses)', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'vicreg.weight=2')),
         'cosine_sigreg': Variant('Can cosine distance with SIGReg?', ('loss.objective=cosine', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05'))},
     'tokens': {
         'patches': Variant('Are 3×3 patches as good as objects? (their nine colours are read as bits, which is weaker than an identity)', ('tokens.kind=patches',)),
