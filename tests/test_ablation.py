@@ -64,6 +64,11 @@ class Seen:
         program, z = self.model.programs(self.batch.programs), self.e.z_in[:, 0]
         return not torch.equal(self.model.predictor(z, program), self.model.predictor(z, replace(program, steps=0 * program.steps)))
 
+    def by_latents(self):
+        "Does a rule depend on what the demonstrations look like?"
+        e, rules = self.e, lambda e: self.model.rules(e.z_in, e.z_out, self.batch.statistics, self.batch.weights)
+        return not torch.equal(rules(e), rules(replace(e, z_in=0 * e.z_in, z_out=0 * e.z_out)))
+
     def firsts(self):
         "Sizes and shares of colours of the first inputs, and of their views."
         rows = slice(0, 8 * len(self.batch.views), 8)
@@ -81,7 +86,7 @@ def turned(v): return (lambda size, viewed, share, now: (size != viewed).any() a
 
 TOWERS = {'rule_tower', 'program_tower'}
 CONSEQUENCES = {        # what is seen of the variant, beside the baseline
-    BASELINE: lambda v, b: v.losses == {'program', 'demonstrations', 'same_input', 'rule_program', 'prior'} and v.parts == {'encoder', 'predictor', 'programs', 'rules', 'op_logits', 'temperatures'} | TOWERS and v.step_by_step() and v.by_statistics,
+    BASELINE: lambda v, b: v.losses == {'program', 'demonstrations', 'same_input', 'rule_program', 'prior'} and v.parts == {'encoder', 'predictor', 'programs', 'rules', 'op_logits', 'temperatures'} | TOWERS and v.step_by_step() and v.by_statistics and v.by_latents(),
     'infonce_only': lambda v, b: v.losses == b.losses - {'prior'} and v.parts == b.parts - {'op_logits'},
     'infonce_vq': lambda v, b: v.losses == b.losses - {'prior'} | {'vq'} and v.parts == b.parts - {'op_logits'} and v.taught_by_codes,
     'infonce_vq_relational': lambda v, b: v.losses == b.losses - {'prior'} | {'vq', 'relational'},
@@ -99,11 +104,12 @@ CONSEQUENCES = {        # what is seen of the variant, beside the baseline
     'queue_4096': lambda v, b: v.candidates == b.candidates + 3 * 8 * 4,       # three batches were pushed before it was asked
     'batch_16': lambda v, b: 4 * v.grids == b.grids and 4 * v.candidates == b.candidates,
     'batch_256': lambda v, b: v.grids == 4 * b.grids and v.candidates == 4 * b.candidates,
-    'no_statistics': lambda v, b: not v.by_statistics and v.parts == b.parts,
+    'no_statistics': lambda v, b: not v.by_statistics and v.by_latents() and v.parts == b.parts,
+    'statistics_only': lambda v, b: v.by_statistics and not v.by_latents() and v.parts == b.parts,
+    'cross_attention': lambda v, b: v.step_by_step() and 'predictor.blocks.2.query.weight' in v.reached,
     'concat': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.1.weight' in v.reached,
     'film': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.weight' in v.reached,
     'adaln': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.2.weight' in v.reached,
-    'cross_attention': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.query.weight' in v.reached,
     'target_decay': lambda v, b: (v.e.true_out != v.e.z_out).any() and not v.e.true_out.requires_grad,
     'inverse': lambda v, b: v.weighs('inverse', 0.5, b) and v.parts == b.parts | {'inverse'},
     'sigreg_0.02': lambda v, b: v.weighs('sigreg', 0.02, b),

@@ -60,11 +60,12 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'batch_16': Variant('Are four times as many small steps better?', ('training.batch_size=16',)),
         'batch_256': Variant('Are a quarter as many large ones?', ('training.batch_size=256',))},
     'networks': {
-        'no_statistics': Variant('What do hand statistics give to the rule encoder?', ('network.statistics=false',)),
-        'concat': Variant('Does the predictor do as well with the whole condition behind its input, instead of step by step?', ('network.conditioning=concat',)),
-        'film': Variant('… as scale and shift of its hidden units?', ('network.conditioning=film',)),
-        'adaln': Variant('… in its layer norms, with gates?', ('network.conditioning=adaln',)),
-        'cross_attention': Variant('… by attention?', ('network.conditioning=cross_attention',)),
+        'no_statistics': Variant('What do hand statistics give to the rule encoder?', ('network.rule_inputs=latents',)),
+        'statistics_only': Variant('What would hand statistics alone give as a rule?', ('network.rule_inputs=statistics',)),
+        'cross_attention': Variant('Does the predictor do as well when it attends to all steps of a program, instead of taking them one after the other?', ('network.conditioning=cross_attention',)),
+        'concat': Variant('… when it sees no steps, only a summary of the program, behind its input?', ('network.conditioning=concat',)),
+        'film': Variant('… the summary alone, as scale and shift of its hidden units?', ('network.conditioning=film',)),
+        'adaln': Variant('… the summary alone, in its layer norms, with gates?', ('network.conditioning=adaln',)),
         'target_decay': Variant('Are the latents of a slowly following encoder better targets?', ('loss.target_decay=0.996',)),
         'inverse': Variant('Does telling the operation from two latents help?', ('loss.inverse=0.5',))},
     'regularisers': {
