@@ -125,8 +125,8 @@ def _relate_boxes(tokens, used, relations):
             b_bottom, b_right = b[TOP] + b[HEIGHT], b[LEFT] + b[WIDTH]
             a_in_b = a[TOP] >= b[TOP] and a[LEFT] >= b[LEFT] and a_bottom <= b_bottom and a_right <= b_right
             b_in_a = b[TOP] >= a[TOP] and b[LEFT] >= a[LEFT] and b_bottom <= a_bottom and b_right <= a_right
-            if a_in_b: forward, backward = forward | INSIDE, backward | CONTAINS
-            if b_in_a: forward, backward = forward | CONTAINS, backward | INSIDE
+            if a_in_b and not b_in_a: forward, backward = INSIDE, CONTAINS
+            if b_in_a and not a_in_b: forward, backward = CONTAINS, INSIDE
             both = 0
             if a[COLOUR] == b[COLOUR]: both |= SAME_COLOUR
             if a[TOP] + a_bottom == b[TOP] + b_bottom: both |= SAME_ROW
@@ -305,7 +305,7 @@ N_STATISTICS = 80
 STATISTIC_GROUPS = {'same size': (0, 1), 'size': (1, 7), 'changed': (7, 8), 'objects': (8, 11), 'number of colours': (11, 14),
                     'colours of the output': (14, 24), 'difference of shares': (24, 34), 'new colours': (34, 44), 'lost colours': (44, 54),
                     'changed from': (54, 64), 'changed to': (64, 74), 'symmetry of the output': (74, 77), 'same cells': (77, 78),
-                    'background': (78, 79), 'kept': (79, 80)}
+                    'commonest colour of the output': (78, 79), 'kept': (79, 80)}
 
 @jit
 def _symmetries(cells, start, h, w, row):
@@ -353,7 +353,7 @@ def _statistics(cells, offset, height, width, scene, inputs, outputs, table):
             row[34 + c], row[44 + c] = after > 0 and before == 0, before > 0 and after == 0
             same_cells = same_cells and before == after
         row[13] = row[12] - row[11]
-        row[77], row[78] = same_cells, row[14]
+        row[77], row[78] = same_cells, row[14:24].max()      # its share, whichever colour it is
         _symmetries(cells, offset[o], np.int64(height[o]), np.int64(width[o]), row[74:77])
         row[7] = 1
         if row[0]: _changes(cells, offset[i], offset[o], np.int64(height[i]) * np.int64(width[i]), row)
