@@ -277,11 +277,11 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
         if not output.suffix: raise ValueError(f'{output}: --output takes a JSON file, such as {output}.json')
         _stop_on_sigterm('finished runs are kept; the same command goes on')
         from arc_jepa.config import load_config, write_atomic
-        from arc_jepa.evaluate.ablation import choose_variants, format_ablation, run_ablation
+        from arc_jepa.evaluate.ablation import format_ablation, run_ablation
         from arc_jepa.train.training import TrainConfig
-        names = choose_variants([name.strip() for name in variants.split(',')] if variants else None, group)
+        names = [name.strip() for name in variants.split(',')] if variants else None
         settings = load_config(TrainConfig, config, ['training.threads=1', *(overrides or [])])
-        result = run_ablation(settings, names, seeds, seconds, output.with_suffix(''), questions=questions, tasks=tasks)
+        result = run_ablation(settings, names, seeds, seconds, output.with_suffix(''), group=group, questions=questions, tasks=tasks)
         write_atomic(output, json.dumps(result, indent=1) + '\n')
         typer.echo(json.dumps(result) if as_json else f'{format_ablation(result)}\n{output}')
 

@@ -64,6 +64,11 @@ class Seen:
         program, z = self.model.programs(self.batch.programs), self.e.z_in[:, 0]
         return not torch.equal(self.model.predictor(z, program), self.model.predictor(z, replace(program, steps=0 * program.steps)))
 
+    def by_latents(self):
+        "Does a rule depend on what the demonstrations look like?"
+        e, rules = self.e, lambda e: self.model.rules(e.z_in, e.z_out, self.batch.statistics, self.batch.weights)
+        return not torch.equal(rules(e), rules(replace(e, z_in=0 * e.z_in, z_out=0 * e.z_out)))
+
     def firsts(self):
         "Sizes and shares of colours of the first inputs, and of their views."
         rows = slice(0, 8 * len(self.batch.views), 8)
@@ -81,7 +86,7 @@ def turned(v): return (lambda size, viewed, share, now: (size != viewed).any() a
 
 TOWERS = {'rule_tower', 'program_tower'}
 CONSEQUENCES = {        # what is seen of the variant, beside the baseline
-    BASELINE: lambda v, b: v.losses == {'program', 'demonstrations', 'same_input', 'rule_program', 'prior'} and v.parts == {'encoder', 'predictor', 'programs', 'rules', 'op_logits', 'temperatures'} | TOWERS and v.step_by_step() and v.by_statistics,
+    BASELINE: lambda v, b: v.losses == {'program', 'demonstrations', 'same_input', 'rule_program', 'prior'} and v.parts == {'encoder', 'predictor', 'programs', 'rules', 'op_logits', 'temperatures'} | TOWERS and v.step_by_step() and v.by_statistics and v.by_latents(),
     'infonce_only': lambda v, b: v.losses == b.losses - {'prior'} and v.parts == b.parts - {'op_logits'},
     'infonce_vq': lambda v, b: v.losses == b.losses - {'prior'} | {'vq'} and v.parts == b.parts - {'op_logits'} and v.taught_by_codes,
     'infonce_vq_relational': lambda v, b: v.losses == b.losses - {'prior'} | {'vq', 'relational'},
@@ -99,13 +104,14 @@ CONSEQUENCES = {        # what is seen of the variant, beside the baseline
     'queue_4096': lambda v, b: v.candidates == b.candidates + 3 * 8 * 4,       # three batches were pushed before it was asked
     'batch_16': lambda v, b: 4 * v.grids == b.grids and 4 * v.candidates == b.candidates,
     'batch_256': lambda v, b: v.grids == 4 * b.grids and v.candidates == 4 * b.candidates,
-    'no_statistics': lambda v, b: not v.by_statistics and v.parts == b.parts,
+    'no_statistics': lambda v, b: not v.by_statistics and v.by_latents() and v.parts == b.parts,
+    'statistics_only': lambda v, b: v.by_statistics and not v.by_latents() and v.parts == b.parts,
+    'cross_attention': lambda v, b: v.step_by_step() and 'predictor.blocks.2.query.weight' in v.reached,
     'concat': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.1.weight' in v.reached,
     'film': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.weight' in v.reached,
     'adaln': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.condition.2.weight' in v.reached,
-    'cross_attention': lambda v, b: not v.step_by_step() and 'predictor.blocks.2.query.weight' in v.reached,
     'target_decay': lambda v, b: (v.e.true_out != v.e.z_out).any() and not v.e.true_out.requires_grad,
-    'inverse': lambda v, b: v.weighs('inverse', 0.5, b) and v.parts == b.parts | {'inverse'},
+    'inverse': lambda v, b: v.weighs('inverse', 1, b) and v.parts == b.parts | {'inverse'},
     'sigreg_0.02': lambda v, b: v.weighs('sigreg', 0.02, b),
     'sigreg_0.05': lambda v, b: v.weighs('sigreg', 0.05, b),
     'vicreg_0.1': lambda v, b: v.weighs('vicreg', 0.1, b),
@@ -145,7 +151,40 @@ def test_variants_change_what_they_name_and_nothing_else():
     for name, variant in VARIANTS.items():
         now = ablation._flat(variant_config(BASE, name).model_dump(mode='json'))
         changed = {key for key in now.keys() | base.keys() if now.get(key) != base.get(key)}
-        assert changed == {override.partition('=')[0] for override in variant.overrides}, name
+        assert changed <= {override.partition('=')[0] for override in variant.overrides} and bool(changed) == (name != BASELINE), name
+
+
+CPU = load_config(TrainConfig, 'jepa_cpu', ['training.threads=1'])
+
+
+def test_variants_do_what_they_claim_with_other_configs():
+    assert CPU.loss.inverse == 1 == variant_config(CPU, 'vq').loss.inverse
+    assert variant_config(CPU, 'infonce_only').objectives().keys() == {'program', 'demonstrations', 'same_input', 'rule_program'}
+    queue = override_config(BASE, {'loss.queue_size': 64, 'sigreg.weight': 0.1, 'vicreg.weight': 0.1})
+    for name, penalty in (('lejepa', (0.05, 0)), ('vicreg', (0, 2)), ('cosine_sigreg', (0.05, 0))):
+        config = variant_config(queue, name)
+        assert config.loss.queue_size == 0 and (config.sigreg.weight, config.vicreg.weight) == penalty
+
+
+def test_a_variant_that_changes_nothing_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, 'run_variant', lambda *a: pytest.fail('work'))
+    with pytest.raises(ValueError, match='variant inverse changes nothing: this config with loss.inverse=1 is that of baseline, .* Leave it out: --variants vq,film, or') as wrong:
+        run_ablation(CPU, ['vq', 'inverse', 'film'], 1, 1, tmp_path/'runs', False)
+    assert 'vq changes' not in str(wrong.value) and not (tmp_path/'runs').exists()
+    with pytest.raises(ValueError, match='Leave it out, or take another --config'): run_ablation(CPU, ['inverse'], 1, 1, tmp_path/'runs', False)
+    refused = run('--config', 'jepa_cpu', '--variants', 'inverse', '--output', str(tmp_path/'x.json'))
+    assert refused.exit_code == 1 and 'variant inverse changes nothing' in refused.stderr
+
+
+def test_in_a_group_a_variant_that_changes_nothing_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, 'run_variant', invented)
+    result = run_ablation(CPU, None, 1, 1, tmp_path/'networks', False, group='networks')
+    assert list(result['variants']) == [BASELINE, *(name for name in GROUPS['networks'] if name != 'inverse')]
+    said = capsys.readouterr().err
+    assert said.count('left out') == 1 and 'variant inverse changes nothing' in said
+    conditioned = load_config(TrainConfig, 'jepa_program_conditioned', ['training.threads=1'])
+    result = run_ablation(conditioned, None, 1, 1, tmp_path/'guide', False, group='guide')
+    assert 'variant infonce_only changes nothing' in capsys.readouterr().err and [row['beside'] for row in result['variants'].values()] == [BASELINE, BASELINE, 'infonce_vq', 'infonce_vq_relational', 'infonce_vq_relational_sigreg']
 
 
 def test_a_seed_is_a_seed():
@@ -227,7 +266,7 @@ def test_half_a_file_is_named(tmp_path, monkeypatch):
 
 
 def test_differences_are_paired_by_seed():
-    def run(variant, seed, cf32): return dict(variant=variant, seed=seed, **invented(SMALL, 1, 20) | dict(measures={'cf32': cf32}), settings=dict(cpu_seconds=1, questions=20))
+    def run(variant, seed, cf32): return dict(variant=variant, seed=seed, beside=VARIANTS[variant].beside, **invented(SMALL, 1, 20) | dict(measures={'cf32': cf32}), settings=dict(cpu_seconds=1, questions=20))
     result = summarise([run('vq', 1, .35), run(BASELINE, 1, .30), run(BASELINE, 0, .10), run('vq', 0, .15)])      # in any order
     row = result['variants']['vq']
     assert list(result['variants']) == [BASELINE, 'vq']
@@ -240,7 +279,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_a_rung_is_compared_with_the_one_before_it_seed_by_seed():
-    def run(variant, seed, cf32): return dict(variant=variant, seed=seed, **invented(SMALL, 1, 20) | dict(measures={'cf32': cf32}), settings=dict(cpu_seconds=1, questions=20))
+    def run(variant, seed, cf32): return dict(variant=variant, seed=seed, beside=VARIANTS[variant].beside, **invented(SMALL, 1, 20) | dict(measures={'cf32': cf32}), settings=dict(cpu_seconds=1, questions=20))
     chain = choose_variants(['infonce_vq'])
     assert chain == [BASELINE, 'infonce_only', 'infonce_vq'] and choose_variants(group='guide')[1:] == list(GROUPS['guide'])
     for before, name in zip([BASELINE, *GROUPS['guide']], GROUPS['guide']): assert VARIANTS[name].beside == before
@@ -315,7 +354,7 @@ def test_triples_are_known_by_their_content(tmp_path, monkeypatch):
 def test_each_variant_is_shown_beside_its_own_untrained_network():
     def run(variant, seed, untrained):
         floors = dict(cf32=dict(untrained=untrained, pixels=.2, chance=1 / 32), demo32=dict(untrained=untrained + .01, untrained_fused=untrained + .02, statistics=.3))
-        return dict(variant=variant, seed=seed, **invented(SMALL, 1, 20) | dict(measures=dict(cf32=.4, demo32=.4, demo32_fused=.5), floors=floors), settings=dict(cpu_seconds=1, questions=20))
+        return dict(variant=variant, seed=seed, beside=VARIANTS[variant].beside, **invented(SMALL, 1, 20) | dict(measures=dict(cf32=.4, demo32=.4, demo32_fused=.5), floors=floors), settings=dict(cpu_seconds=1, questions=20))
     result = summarise([run(variant, seed, untrained) for variant, untrained in ((BASELINE, .05), ('patches', .11)) for seed in (0, 1)])
     assert result['floors'] == dict(cf32=dict(pixels=.2, chance=1 / 32), demo32=dict(statistics=.3)), 'what all have in common, once'
     assert [[row[m]['untrained'] for m in ('cf32', 'demo32', 'demo32_fused')] for row in result['variants'].values()] == [pytest.approx([.05, .06, .07]), pytest.approx([.11, .12, .13])]

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from arc_jepa.commands import app
 from arc_jepa.config import config_names, load_config, override_config
-from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
+from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, sample_batch
 from arc_jepa.jepa.diagnostics import Alarm, alarms, alignment, diagnose, diagnostic_tags, effective_rank, embedding_metrics, isotropy, lidar, rankme, remedy, uniformity
-from arc_jepa.jepa.models import Jepa
+from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig
 from arc_jepa.jepa.quantizer import make_quantizer
 from arc_jepa.train.training import TrainConfig
 
@@ -131,6 +131,22 @@ def test_diagnose_looks_at_held_out_tasks():
     assert [Alarm(**alarm).name for alarm in diagnose(Jepa.untrained(), n_tasks=40, config=RUN, losses={'gradient_norm': math.inf})['alarms']] == ['gradient_norm']
     atomic = TrainConfig(data=GenerateConfig(task_schedule={'atomic': PhaseConfig()}))
     assert diagnose(Jepa.untrained(), n_tasks=40, config=atomic)['context'] != found['context'], 'tasks of the curriculum of the run'
+
+
+def test_a_change_is_measured_in_one_space():
+    "With an averaged encoder, outputs and alignment are about it, and LiDAR does not subtract latents of two networks."
+    jepa = Jepa.untrained(JepaConfig(loss=dict(target_decay=.99)))
+    with torch.no_grad():
+        for p in jepa.model.target.parameters(): p.mul_(1.5)
+    batch = sample_batch(None, HELD_OUT_SEED + 700, 0, 40, 4)
+    before, outputs = jepa.encode(batch.grids.select(np.arange(0, 320, 2))), batch.grids.select(np.arange(1, 320, 2))
+    after, targets = jepa.encode(outputs), jepa.encode(outputs, target=True)
+    programs = np.unique(batch.programs.reshape(40, -1), axis=0, return_inverse=True)[1].ravel().repeat(4)
+    predicted = jepa.predict(before.reshape(40, 4, -1), program=batch.programs[:, None]).reshape(160, -1)
+    found = diagnose(jepa, n_tasks=40)
+    assert found['lidar'] == lidar(after - before, programs) != lidar(targets - before, programs)
+    assert found['alignment'] == alignment(predicted, targets) != alignment(predicted, after)
+    assert found['outputs']['variance'] == targets.astype(float).var(0).mean() != after.astype(float).var(0).mean()
 
 
 def test_the_probe_of_the_shell_raises_alarms(tmp_path):

@@ -62,7 +62,7 @@ def test_every_loss_has_a_gradient_where_it_should():
                'same_input': {'encoder', 'predictor', 'programs', 'rules', 'temperatures'},
                'rule_program': {'encoder', 'programs', 'rules', 'rule_tower', 'program_tower', 'temperatures'}, 'prior': {'encoder', 'rules', 'op_logits'},
                'inverse': {'encoder', 'inverse'}, 'relational': {'encoder', 'predictor', 'programs'}, 'invariance': {'encoder', 'projection', 'temperatures'},
-               'sigreg': {'encoder'}, 'vicreg': {'encoder'}, 'vq': {'encoder'}}
+               'sigreg': {'encoder'}, 'vicreg': {'encoder', 'predictor', 'programs'}, 'vq': {'encoder'}}
     assert reached.keys() == {*OBJECTIVES, *REGULARISERS} == model.weights().keys()
     for objective, parts in reached.items():
         model.zero_grad()
@@ -72,7 +72,7 @@ def test_every_loss_has_a_gradient_where_it_should():
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize('overrides', [[], ['network.conditioning=film'], ['loss.demonstrations=0'], ['loss.demonstrations=0', 'loss.rule_program=0', 'loss.prior=0', 'loss.inverse=1']])
+@pytest.mark.parametrize('overrides', [[], ['network.conditioning=film'], ['network.conditioning=cross_attention'], ['loss.demonstrations=0'], ['loss.demonstrations=0', 'loss.rule_program=0', 'loss.prior=0', 'loss.inverse=1']])
 def test_threads_change_neither_losses_nor_gradients(overrides):
     "Each thread has its share of the tasks; a parameter that a share leaves out, or a gradient that is counted twice, would show."
     batch, config, found = one_batch(64, 2), load_config(TrainConfig, 'jepa_tiny', overrides).model, []

@@ -4,8 +4,10 @@ import pytest
 
 from arc_jepa.config import ConfigError, load_config
 from arc_jepa.jepa import tokens
-from arc_jepa.jepa.tokens import MASK, TokenSettings, tokenizer_hash
+from arc_jepa.jepa.tokens import CONTAINS, INSIDE, MASK, TOP, WIDTH, TokenSettings, tokenizer_hash
 from arc_jepa.train.training import TrainConfig
+
+RELATE = tokens._relate_boxes
 
 
 def test_settings_come_back_as_they_were():
@@ -25,7 +27,16 @@ def corners(token, labels, wanted, width, top, left, h, w):
     for i in range(8): token[MASK + i] = sum(1 << j for j in range(8) if labels[(top + i * h // 8) * width + left + j * w // 8] == wanted)
 
 
-@pytest.mark.parametrize('name, other', [('_choose', last_ones), ('_write_mask', corners), ('_relate_neighbours', lambda *rest: None), ('_write_overflow', lambda *rest: None), ('count_holes', lambda *rest: 0)])
+def inside_if_the_box_is_equal(*arguments):
+    "The relations as they are, and objects with one box inside each other."
+    tokens_of_grid, used, relations = arguments
+    RELATE(*arguments)
+    for i in range(used):
+        for j in range(used):
+            if i != j and (tokens_of_grid[i, TOP:WIDTH + 1] == tokens_of_grid[j, TOP:WIDTH + 1]).all(): relations[i, j] |= INSIDE | CONTAINS
+
+
+@pytest.mark.parametrize('name, other', [('_choose', last_ones), ('_write_mask', corners), ('_relate_neighbours', lambda *rest: None), ('_write_overflow', lambda *rest: None), ('count_holes', lambda *rest: 0), ('_relate_boxes', inside_if_the_box_is_equal)])
 def test_the_tokenizer_hash_follows_what_the_code_does(monkeypatch, name, other):
     settings = TokenSettings().model_dump_json()
     hashed = tokens._hash.__wrapped__
@@ -33,6 +44,18 @@ def test_the_tokenizer_hash_follows_what_the_code_does(monkeypatch, name, other)
     assert hashed(settings) == tokenizer_hash(), 'interpreted it does the same'
     monkeypatch.setattr(tokens, name, other)
     assert hashed(settings) != tokenizer_hash()
+
+
+def test_the_tokenizer_hash_follows_the_statistics(monkeypatch):
+    "Shards hold them beside the tokens, and a rule encoder was trained on them."
+    settings, before = TokenSettings().model_dump_json(), tokens.pair_statistics
+    assert tokens._hash.__wrapped__(settings) == tokenizer_hash()
+    def without_the_commonest_colour(*arguments):
+        table = before(*arguments)
+        table[:, 78] = 0
+        return table
+    monkeypatch.setattr(tokens, 'pair_statistics', without_the_commonest_colour)
+    assert tokens._hash.__wrapped__(settings) != tokenizer_hash()
 
 
 def refused(*overrides):

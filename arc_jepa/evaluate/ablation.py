@@ -4,7 +4,7 @@
 
 # %% ../../nbs/55_ablation.ipynb #7aae7d68
 from __future__ import annotations
-import json, time
+import json, sys, time
 from collections.abc import Callable, Iterable, Sequence
 
 from pathlib import Path
@@ -22,9 +22,9 @@ from ..threads import compute_threads
 from ..train.training import TrainConfig, Trainer, open_shards
 
 # %% auto #0
-__all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'SHOWN', 'Variant', 'choose_variants', 'variant_config', 'fit_schedule',
-           'steps_within', 'train_within', 'measures_of', 'run_variant', 'run_ablation', 'summarise', 'plot_ablation',
-           'format_ablation']
+__all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'SHOWN', 'Variant', 'choose_variants', 'stands_beside',
+           'variant_config', 'fit_schedule', 'steps_within', 'train_within', 'measures_of', 'run_variant',
+           'run_ablation', 'summarise', 'plot_ablation', 'format_ablation']
 
 # %% ../../nbs/55_ablation.ipynb #77e3ebd6
 class Variant(NamedTuple):
@@ -33,20 +33,24 @@ class Variant(NamedTuple):
     overrides: tuple[str, ...] = ()     # KEY=VALUE
     beside: str = 'baseline'            # the variant that it is compared with
 
-_VQ, _RELATIONAL, _SIGREG = ('loss.prior=0', 'quantizer.kind=vq'), ('loss.relational=0.5',), ('sigreg.weight=0.05',)
-_NO_WRONG_ANSWERS = 'loss.rule_program=0'       # which is InfoNCE whatever the objective is; nothing trains the two towers then
+def _infonce(quantizer: str = 'none', relational: float = 0, sigreg: float = 0, invariance: float = 0) -> tuple[str, ...]:
+    return ('loss.objective=infonce', 'loss.prior=0', 'loss.inverse=0', 'vicreg.weight=0', f'quantizer.kind={quantizer}', f'loss.relational={relational:g}', f'sigreg.weight={sigreg:g}', f'loss.invariance={invariance:g}')
+
+def _no_wrong_answers(objective: str, sigreg: float = 0, vicreg: float = 0) -> tuple[str, ...]:
+    # rule_program is InfoNCE whatever the objective is; without it nothing trains the two towers
+    return (f'loss.objective={objective}', 'loss.rule_program=0', 'loss.same_input=0', 'loss.queue_size=0', f'sigreg.weight={sigreg:g}', f'vicreg.weight={vicreg:g}')
 
 GROUPS: dict[str, dict[str, Variant]] = {
     'guide': {
-        'infonce_only': Variant('Are the contrastive losses enough, without predicting which operations occur?', ('loss.prior=0',)),
-        'infonce_vq': Variant('… and with a codebook beside the tokens?', _VQ, beside='infonce_only'),
-        'infonce_vq_relational': Variant('… and with predictions that stand to each other as the true latents do?', _VQ + _RELATIONAL, beside='infonce_vq'),
-        'infonce_vq_relational_sigreg': Variant('… and with a pull towards a Gaussian?', _VQ + _RELATIONAL + _SIGREG, beside='infonce_vq_relational'),
-        'infonce_vq_relational_sigreg_invariance': Variant('… and with views of a grid that should look alike?', _VQ + _RELATIONAL + _SIGREG + ('loss.invariance=0.25',), beside='infonce_vq_relational_sigreg')},
+        'infonce_only': Variant('Are the contrastive losses enough, without predicting which operations occur?', _infonce()),
+        'infonce_vq': Variant('… and with a codebook beside the tokens?', _infonce('vq'), beside='infonce_only'),
+        'infonce_vq_relational': Variant('… and with predictions that stand to each other as the true latents do?', _infonce('vq', .5), beside='infonce_vq'),
+        'infonce_vq_relational_sigreg': Variant('… and with a pull towards a Gaussian?', _infonce('vq', .5, .05), beside='infonce_vq_relational'),
+        'infonce_vq_relational_sigreg_invariance': Variant('… and with views of a grid that should look alike?', _infonce('vq', .5, .05, .25), beside='infonce_vq_relational_sigreg')},
     'objectives': {
-        'lejepa': Variant('Can squared error with SIGReg do without wrong answers (LeJEPA)? In this group rules are not matched with programs, and rule32 is that of towers without training', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05')),
-        'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', ('loss.objective=mse', _NO_WRONG_ANSWERS, 'vicreg.weight=1')),
-        'cosine_sigreg': Variant('Can cosine distance with SIGReg?', ('loss.objective=cosine', _NO_WRONG_ANSWERS, 'sigreg.weight=0.05'))},
+        'lejepa': Variant('Can squared error with SIGReg do without wrong answers (LeJEPA)? In this group rules are not matched with programs, and rule32 is that of towers without training', _no_wrong_answers('mse', sigreg=.05)),
+        'vicreg': Variant('Can squared error with variance and covariance terms (VICReg)?', _no_wrong_answers('mse', vicreg=2)),
+        'cosine_sigreg': Variant('Can cosine distance with SIGReg?', _no_wrong_answers('cosine', sigreg=.05))},
     'tokens': {
         'patches': Variant('Are 3×3 patches as good as objects? (their nine colours are read as bits, which is weaker than an identity)', ('tokens.kind=patches',)),
         'cells': Variant('Is a token for each cell?', ('tokens.kind=cells',))},
@@ -60,13 +64,14 @@ GROUPS: dict[str, dict[str, Variant]] = {
         'batch_16': Variant('Are four times as many small steps better?', ('training.batch_size=16',)),
         'batch_256': Variant('Are a quarter as many large ones?', ('training.batch_size=256',))},
     'networks': {
-        'no_statistics': Variant('What do hand statistics give to the rule encoder?', ('network.statistics=false',)),
-        'concat': Variant('Does the predictor do as well with the whole condition behind its input, instead of step by step?', ('network.conditioning=concat',)),
-        'film': Variant('… as scale and shift of its hidden units?', ('network.conditioning=film',)),
-        'adaln': Variant('… in its layer norms, with gates?', ('network.conditioning=adaln',)),
-        'cross_attention': Variant('… by attention?', ('network.conditioning=cross_attention',)),
+        'no_statistics': Variant('What do hand statistics give to the rule encoder?', ('network.rule_inputs=latents',)),
+        'statistics_only': Variant('What would hand statistics alone give as a rule?', ('network.rule_inputs=statistics',)),
+        'cross_attention': Variant('Does the predictor do as well when it attends to all steps of a program, instead of taking them one after the other?', ('network.conditioning=cross_attention',)),
+        'concat': Variant('… when it sees no steps, only a summary of the program, behind its input?', ('network.conditioning=concat',)),
+        'film': Variant('… the summary alone, as scale and shift of its hidden units?', ('network.conditioning=film',)),
+        'adaln': Variant('… the summary alone, in its layer norms, with gates?', ('network.conditioning=adaln',)),
         'target_decay': Variant('Are the latents of a slowly following encoder better targets?', ('loss.target_decay=0.996',)),
-        'inverse': Variant('Does telling the operation from two latents help?', ('loss.inverse=0.5',))},
+        'inverse': Variant('Does telling the operation from two latents help?', ('loss.inverse=1',))},
     'regularisers': {
         'sigreg_0.02': Variant('Does a weak pull towards a Gaussian help InfoNCE?', ('sigreg.weight=0.02',)),
         'sigreg_0.05': Variant('Does a stronger one?', ('sigreg.weight=0.05',)),
@@ -85,14 +90,29 @@ GROUPS: dict[str, dict[str, Variant]] = {
 BASELINE = 'baseline'
 VARIANTS: dict[str, Variant] = {BASELINE: Variant('What does the config give as it is?'), **{name: variant for group in GROUPS.values() for name, variant in group.items()}}
 
-def choose_variants(names: Iterable[str] | None = None, group: str | None = None) -> list[str]:
-    "Names of the variants to run, the baseline first: those named, those of a group, or all, each behind what it stands beside. Raises ValueError for a name that is none."
+def choose_variants(names: Iterable[str] | None = None, group: str | None = None, base: TrainConfig | None = None) -> list[str]:
+    """Names of the variants to run, the baseline first: those named, those of a group, or all, each behind what it stands beside. Raises ValueError for a name that is none.
+
+    With `base`, those that change nothing in that config are left out, with a line on standard error; one that was named is refused with a ValueError."""
     if group is not None and group not in GROUPS: raise ValueError(f'no group {group!r} (there are {", ".join(GROUPS)}){did_you_mean(group, GROUPS)}')
-    wanted = list(names or ()) + list(GROUPS[group] if group else ()) or list(VARIANTS)
+    named = list(names or ())
+    wanted = named + list(GROUPS[group] if group else ()) or list(VARIANTS)
     for name in wanted:
         if name not in VARIANTS: raise ValueError(f'no variant {name!r} (`arc-jepa ablate --list` shows all){did_you_mean(name, VARIANTS)}')
     def chain(name): return [BASELINE] if name == BASELINE else [*chain(VARIANTS[name].beside), name]
-    return list(dict.fromkeys(each for name in [BASELINE, *wanted] for each in chain(name)))
+    found = list(dict.fromkeys(each for name in [BASELINE, *wanted] for each in chain(name)))
+    idle = [name for name in found if base is not None and name != BASELINE and variant_config(base, name) == variant_config(base, VARIANTS[name].beside)]
+    says = {name: f'variant {name} changes nothing: this config with {" ".join(VARIANTS[name].overrides)} is that of {VARIANTS[name].beside}, beside which it would stand' for name in idle}
+    if refused := [name for name in idle if name in named]:
+        rest = [name for name in dict.fromkeys(named) if name not in idle]
+        raise ValueError(f'{"; ".join(says[name] for name in refused)}. Leave it out{": --variants " + ",".join(rest) if rest else ""}, or take another --config')
+    for name in idle: print(f'{says[name]}; left out', file=sys.stderr)
+    return [name for name in found if name not in idle]
+
+def stands_beside(name: str, names: Sequence[str]) -> str:
+    "The variant of `names` (as `choose_variants` gives them) with which this one is compared: the next one below it that was not left out."
+    beside = VARIANTS[name].beside
+    return beside if beside in names else stands_beside(beside, names)
 
 def variant_config(base: TrainConfig, name: str, seed: int = 0) -> TrainConfig:
     "The config of a run. Raises ConfigError where the base does not go together with the variant."
@@ -181,14 +201,14 @@ def _on_shards(configs: dict, tasks: str | Path, directory: Path, progress: bool
     return {run: override_config(config, {'pre_tokenized': {'path': str(places[config.training.counterfactuals])}}) for run, config in configs.items()}
 
 def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | None = None, seeds: int | Sequence[int] = 3, cpu_seconds: float = 60.0, output_dir: Path | str = 'artifacts/ablation/jepa_variants',
-                 progress: bool = True, *, questions: int = 400, tasks: str | Path | None = None) -> dict:
+                 progress: bool = True, *, group: str | None = None, questions: int = 400, tasks: str | Path | None = None) -> dict:
     """Train and measure every variant with every seed, `cpu_seconds` of training each; what `summarise` makes of it. The baseline always runs too.
 
-    `config`: the baseline (None: `jepa_pilot` on one thread); `seeds`: how many from 0, or which; `questions`: held-out ones, half as many real ones; `tasks`: a manifest to train on.
-    Finished runs in `output_dir` are read instead of made. Raises ValueError where these had other settings, `DirectoryInUse`."""
+    `config`: the baseline (None: `jepa_pilot` on one thread); `variants`, `group`: as `choose_variants` takes them; `seeds`: how many from 0, or which; `questions`: held-out ones, half as many real ones; `tasks`: a manifest to train on.
+    Finished runs in `output_dir` are read instead of made. Raises ValueError where these had other settings, and for a variant that changes nothing in this config; `DirectoryInUse`."""
     from tqdm import tqdm
     config = config or load_config(TrainConfig, 'jepa_pilot', ['training.threads=1'])
-    directory, names, seeds = Path(output_dir), choose_variants(variants), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    directory, names, seeds = Path(output_dir), choose_variants(variants, group, config), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or not cpu_seconds > 0: raise ValueError(f'{len(seeds)} seeds and {cpu_seconds} CPU seconds; an ablation needs at least one seed, and a budget')
     configs = {(name, seed): variant_config(config, name, seed) for seed in seeds for name in names}
     with only_one(directory):
@@ -202,7 +222,7 @@ def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | No
                 def tell(spent, loss):
                     bar.set_postfix_str(f'{run[0]}, seed {run[1]}, loss {loss:.2f}', refresh=False)
                     bar.update(min(begun + spent, begun + cpu_seconds) - bar.n)
-                records[run] = dict(variant=run[0], seed=run[1], **run_variant(configs[run], cpu_seconds, questions, tell), settings=settings[run])
+                records[run] = dict(variant=run[0], seed=run[1], beside=stands_beside(run[0], names), **run_variant(configs[run], cpu_seconds, questions, tell), settings=settings[run])
                 write_atomic(places[run], json.dumps(records[run], indent=1) + '\n')
                 bar.update(begun + cpu_seconds - bar.n)
     return summarise(records.values())
@@ -223,13 +243,14 @@ def summarise(records: Iterable[dict]) -> dict:
     records = sorted(records, key=lambda r: (list(VARIANTS).index(r['variant']), r['seed']))
     by_variant = {name: {r['seed']: r for r in records if r['variant'] == name} for name in dict.fromkeys(r['variant'] for r in records)}
     first = records[0]
-    lacking = [f'{VARIANTS[name].beside} with seed {seed}, beside which {name} stands' for name, runs in by_variant.items() for seed in runs if seed not in by_variant.get(VARIANTS[name].beside, {})]
+    beside = {r['variant']: r['beside'] for r in records}
+    lacking = [f'{beside[name]} with seed {seed}, beside which {name} stands' for name, runs in by_variant.items() for seed in runs if seed not in by_variant.get(beside[name], {})]
     if lacking: raise ValueError(f'no run of {lacking[0]}; `choose_variants` names all that have to run together')
     def row(name, runs):
-        base = by_variant[VARIANTS[name].beside]
+        base = by_variant[beside[name]]
         mean = lambda key: None if any(r[key] is None for r in runs.values()) else round(float(np.mean([r[key] for r in runs.values()])), 4)
         found = dict(success_rate=None, avg_loss=mean('avg_loss'), steps=mean('steps'), tasks=mean('tasks'), cpu_s=mean('cpu_s'), stopped=sum(r['stopped'] is not None for r in runs.values()),
-                     asks=VARIANTS[name].asks, overrides=list(VARIANTS[name].overrides), beside=VARIANTS[name].beside)
+                     asks=VARIANTS[name].asks, overrides=list(VARIANTS[name].overrides), beside=beside[name])
         for measure in first['measures']:
             values = {seed: r['measures'][measure] for seed, r in runs.items()}
             found[measure] = _with_interval(list(values.values())) | dict(seeds=list(values.values()), untrained=_untrained(next(iter(runs.values())), measure), difference=_with_interval([v - base[seed]['measures'][measure] for seed, v in values.items()]))

@@ -109,17 +109,19 @@ def _of_cloud(z: np.ndarray) -> dict[str, float | None]:
                 offset=float((z.mean(0) ** 2).sum()) / max(length, 1e-30), embeddings=len(z), dimensions=z.shape[1],
                 **({} if enough else dict(note=f'isotropy needs {ROWS_A_DIMENSION * z.shape[1]:,} embeddings')))
 
-def embedding_metrics(z: np.ndarray, outputs: np.ndarray | None = None, classes: np.ndarray | None = None, predicted: np.ndarray | None = None, vq: dict[str, float] | None = None, step: int | None = None) -> dict:
+def embedding_metrics(z: np.ndarray, outputs: np.ndarray | None = None, classes: np.ndarray | None = None, predicted: np.ndarray | None = None, vq: dict[str, float] | None = None, step: int | None = None, targets: np.ndarray | None = None) -> dict:
     """Measures of latents of inputs `z` (N×D), ready for JSON.
 
-    `outputs` N×D: latents of the outputs of the same pairs; with them `classes` (int N, which program made each output) gives `lidar` of outputs − z, and `predicted` (N×D) gives `alignment` with them.
+    `outputs` N×D: latents of the outputs of the same pairs, from the encoder of z; with them `classes` (int N, which program made each output) gives `lidar` of outputs − z, and `predicted` (N×D) gives `alignment` with them.
+    `targets` N×D: the latents of these outputs with which predictions are compared, where they come from another encoder; `outputs` and `alignment` are then about those.
     `vq`: what the quantizer counted over its last tokens (`usage_ratio`, `perplexity`, `perplexity_ratio`; null where it is NaN). `variance` is the mean over dimensions, `offset` the share of the mean squared length that all latents have in common."""
     if outputs is None and (classes is not None or predicted is not None): raise ValueError('lidar and alignment are measured on outputs, and none were given')
     found = dict(step=step) if step is not None else {}
     found['context'] = _of_cloud(z)
-    if outputs is not None: found['outputs'] = _of_cloud(outputs)
+    if targets is None: targets = outputs
+    if targets is not None: found['outputs'] = _of_cloud(targets)
     if classes is not None: found['lidar'] = lidar(np.asarray(outputs) - np.asarray(z), classes)
-    if predicted is not None: found['alignment'] = alignment(predicted, outputs)
+    if predicted is not None: found['alignment'] = alignment(predicted, targets)
     if vq is not None: found['vq'] = {name: as_number(vq[name]) for name in ('usage_ratio', 'perplexity', 'perplexity_ratio')}
     return found
 
@@ -184,13 +186,14 @@ def alarms(metrics: dict, config: JepaConfig, losses: dict | None = None) -> lis
 def diagnose(jepa: Jepa, n_tasks: int | None = None, seed: int = 0, config: JepaConfig | None = None, losses: dict | None = None) -> dict:
     """`embedding_metrics` of a model on held-out tasks of four pairs each (left out: as many as `isotropy` needs), `alarms` as dicts, and what the model is.
 
-    Latents of inputs are `context`; `lidar` takes the change z_out − z_in, a class a program; `alignment` compares the prediction from input and program with the true output. `config`: the `TrainConfig` of a run, if the tasks are to be those of its curriculum; with `losses` of the run, which go to `alarms`, it has to be there."""
+    Latents of inputs are `context`; `lidar` takes the change z_out − z_in of the trained encoder, a class a program; `alignment` compares the prediction from input and program with the true output, which like `outputs` is of the averaged encoder, where there is one. `config`: the `TrainConfig` of a run, if the tasks are to be those of its curriculum; with `losses` of the run, which go to `alarms`, it has to be there."""
     pairs, dimensions = 4, jepa.config.network.latent
     n = n_tasks or -(-ROWS_A_DIMENSION * dimensions // pairs)
     batch = sample_batch(config and config.data, HELD_OUT_SEED + 700 + seed, 0, n, pairs)
     inputs = np.arange(0, len(batch.grids), 2)
-    before, after = jepa.encode(batch.grids.select(inputs)), jepa.encode(batch.grids.select(inputs + 1), target=True)
+    before, outputs = jepa.encode(batch.grids.select(inputs)), batch.grids.select(inputs + 1)
+    after, targets = jepa.encode(outputs), jepa.encode(outputs, target=True) if jepa.model.target is not None else None
     predicted = jepa.predict(before.reshape(n, pairs, -1), program=batch.programs[:, None]).reshape(n * pairs, -1)
     programs = np.unique(batch.programs.reshape(n, -1), axis=0, return_inverse=True)[1].ravel().repeat(pairs)
-    found = embedding_metrics(before, after, programs, predicted, jepa.codebook_usage(), step=jepa.steps)
+    found = embedding_metrics(before, after, programs, predicted, jepa.codebook_usage(), jepa.steps, targets)
     return dict(trained=jepa.trained, source=jepa.source, seed=seed, tasks=n, **found, alarms=[asdict(alarm) for alarm in alarms(found, config or jepa.config, losses)])

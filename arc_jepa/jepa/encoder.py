@@ -23,7 +23,7 @@ from ..threads import in_threads, n_threads
 from .tokens import (BORDER, COLOUR, HEIGHT, HOLES, LEFT, LOG_AREA, MASK, MASKED_COLOUR, N_STATISTICS, RELATIONS, 
                                   SCENE_OBJECTS, SCENE_SHARE, TOP, WIDTH, Tokens)
 
-N_MEMORY = 8        # tokens that cross-attention cuts the condition into, and its heads
+N_HEADS = 8         # of the attention from a grid to the steps of a condition
 
 class NetworkConfig(Config):
     "Sizes of the networks; the defaults train on a CPU."
@@ -37,20 +37,20 @@ class NetworkConfig(Config):
     predictor_expansion: int = Field(1, ge=1, description='hidden width of a block of the predictor, in `hidden`')
     conditioning: Literal['steps', 'concat', 'film', 'adaln', 'cross_attention'] = Field('steps', description='how a condition enters the predictor')
     tower: int = Field(64, ge=1, description='the space in which rules and programs are compared')
-    statistics: bool = Field(True, description='does the rule encoder see the hand statistics')
+    rule_inputs: Literal['both', 'latents', 'statistics'] = Field('both', description='what the rule encoder sees of a pair: its latents, its hand statistics, or both')
 
     @model_validator(mode='after')
     def _sizes_divide(self) -> NetworkConfig:
         if self.width % self.heads:
             raise ValueError(f'network.width={self.width} does not fall into network.heads={self.heads} equal parts; right would be width={-(-self.width // self.heads) * self.heads}, or a number of heads that divides {self.width}')
-        if self.conditioning == 'cross_attention' and self.hidden % N_MEMORY:
-            raise ValueError(f'network.hidden={self.hidden} does not fall into the {N_MEMORY} tokens of network.conditioning=cross_attention; right would be hidden={-(-self.hidden // N_MEMORY) * N_MEMORY}, or another conditioning')
+        if self.conditioning == 'cross_attention' and self.hidden % N_HEADS:
+            raise ValueError(f'network.hidden={self.hidden} does not fall into the {N_HEADS} heads of network.conditioning=cross_attention; right would be hidden={-(-self.hidden // N_HEADS) * N_HEADS}, or another conditioning')
         return self
 
 # %% auto #0
-__all__ = ['N_MEMORY', 'GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'MODULATION', 'RULE_STEPS', 'NetworkConfig', 'token_rows', 'bits',
-           'TokenEmbedding', 'Layout', 'lay_out', 'Block', 'TokenTransformer', 'Encoder', 'Condition', 'ProgramEncoder',
-           'RuleEncoder', 'PredictorBlock', 'run_steps', 'Predictor']
+__all__ = ['N_HEADS', 'GROUP_ENDS', 'N_ARGUMENTS', 'N_PLACES', 'MODULATION', 'RULE_STEPS', 'Memory', 'NetworkConfig',
+           'token_rows', 'bits', 'TokenEmbedding', 'Layout', 'lay_out', 'Block', 'TokenTransformer', 'Encoder',
+           'Condition', 'ProgramEncoder', 'RuleEncoder', 'PredictorBlock', 'run_steps', 'Predictor']
 
 # %% ../../nbs/24_encoder.ipynb #210005
 _SIDE = MAX_SIDE + 1
@@ -208,6 +208,9 @@ class Condition:
 
     def __getitem__(self, index) -> Condition: return Condition(self.whole[index], self.steps[index], self.count[index])
 
+    @property
+    def used(self) -> Tensor: return torch.arange(MAX_ROWS, device=self.count.device) < self.count[..., None]      # bool …×12, where there is a step
+
 class ProgramEncoder(nn.Module):
     "int programs T×12×4 (op ≥ 1 or 0 = padding, arguments 0…63 or −1 = none, place 0…31) to a `Condition`; `n_words` is the number of ops, with padding and `input`, `here`, `next`."
     def __init__(self, n_words: int, config: NetworkConfig):
@@ -231,7 +234,7 @@ class RuleEncoder(nn.Module):
     "Demonstrations to a rule embedding: what is the same in all of these pairs?"
     def __init__(self, config: NetworkConfig):
         super().__init__()
-        self.statistics = config.statistics
+        self.inputs = config.rule_inputs
         self.norm = nn.LayerNorm(config.latent, elementwise_affine=False)
         inside = 3 * config.latent + N_STATISTICS
         self.pair = nn.Sequential(nn.Linear(inside, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.hidden), nn.GELU())
@@ -239,8 +242,10 @@ class RuleEncoder(nn.Module):
 
     def forward(self, z_in: Tensor, z_out: Tensor, statistics: Tensor, weights: Tensor) -> Tensor:
         "`z_in`, `z_out` T×P×latent, `statistics` T×P×80, `weights` T×Q×P (rows that sum to 1) to T×Q×latent."
-        if not self.statistics: statistics = torch.zeros_like(statistics)
-        pairs = self.pair(torch.cat([self.norm(z_in), self.norm(z_out), self.norm(z_out) - self.norm(z_in), statistics], -1))
+        latents = torch.cat([self.norm(z_in), self.norm(z_out), self.norm(z_out) - self.norm(z_in)], -1)
+        if self.inputs == 'latents': statistics = torch.zeros_like(statistics)
+        if self.inputs == 'statistics': latents = torch.zeros_like(latents)
+        pairs = self.pair(torch.cat([latents, statistics], -1))
         mean = weights @ pairs
         spread = (weights @ pairs.square() - mean.square()).clamp(min=0)    # where pairs disagree is not the rule
         return self.whole(torch.cat([mean, (spread + 1e-4).sqrt()], -1))
@@ -249,8 +254,10 @@ class RuleEncoder(nn.Module):
 MODULATION = 64                    # numbers through which adaptive layer norm sees the condition, narrow because each block has a layer of 3·hidden on top
 RULE_STEPS = 3                     # as how many steps an inferred rule is read
 
+Memory = tuple[Tensor, Tensor]     # what attention looks at, …×S×hidden, and where there is something, bool …×S
+
 class PredictorBlock(nn.Module):
-    "One residual step of the predictor: `x` …×hidden and the embedded condition …×hidden, broadcast against each other."
+    "One residual step of the predictor: `x` …×hidden and the embedded condition …×hidden (`cross_attention`: its steps, a `Memory`), broadcast against each other."
     def __init__(self, config: NetworkConfig, kind: str):
         super().__init__()
         h, inner = config.hidden, config.hidden * config.predictor_expansion
@@ -262,10 +269,10 @@ class PredictorBlock(nn.Module):
         elif kind == 'adaln':
             self.condition = nn.Sequential(nn.Linear(h, MODULATION), nn.GELU(), nn.Linear(MODULATION, 3 * h))
             nn.init.zeros_(self.condition[2].weight); nn.init.zeros_(self.condition[2].bias)
-        elif kind == 'cross_attention': self.query, self.memory, self.answer = nn.Linear(h, h), nn.Linear(h // N_MEMORY, 2 * h), nn.Linear(h, h)
+        elif kind == 'cross_attention': self.query, self.memory, self.answer = nn.Linear(h, h), nn.Sequential(nn.LayerNorm(h), nn.Linear(h, 2 * h)), nn.Linear(h, h)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        if self.kind == 'cross_attention': x = x + self._ask(self.norm(x), c)
+    def forward(self, x: Tensor, c: Tensor | Memory) -> Tensor:
+        if self.kind == 'cross_attention': x = x + self._ask(self.norm(x), *c)
         if self.kind == 'concat': return self.advance(x, self.condition(c))
         y = self.norm(x)
         if self.kind == 'adaln':
@@ -281,12 +288,13 @@ class PredictorBlock(nn.Module):
         "The step of `concat`, for a condition that was read already: `told` is `self.condition(c)`."
         return x + self.leave(F.gelu(self.enter(self.norm(x)) + told))
 
-    def _ask(self, x: Tensor, c: Tensor) -> Tensor:
-        "Attention of one query over the tokens of the condition, in `N_MEMORY` heads."
-        heads = lambda t: t.unflatten(-1, (N_MEMORY, -1))
-        keys, values = self.memory(heads(c)).chunk(2, -1)                                  # …×tokens×hidden
-        scores = torch.einsum('...hd,...thd->...ht', heads(self.query(x)), heads(keys)) * (x.shape[-1] / N_MEMORY) ** -0.5
-        return self.answer(torch.einsum('...ht,...thd->...hd', scores.softmax(-1), heads(values)).flatten(-2))
+    def _ask(self, x: Tensor, steps: Tensor, used: Tensor) -> Tensor:
+        "Attention of one query over the steps that are used, in `N_HEADS` heads; a program without any answers zeros."
+        heads, used = lambda t: t.unflatten(-1, (N_HEADS, -1)), used[..., None, :]
+        keys, values = map(heads, self.memory(steps).chunk(2, -1))                         # …×S×heads×hidden/heads
+        scores = torch.einsum('...hd,...shd->...hs', heads(self.query(x)), keys) * (x.shape[-1] / N_HEADS) ** -0.5
+        shares = scores.masked_fill(~used, torch.finfo(scores.dtype).min).softmax(-1) * used       # −∞ everywhere would be no number
+        return self.answer(torch.einsum('...hs,...shd->...hd', shares, values).flatten(-2))
 
 # %% ../../nbs/24_encoder.ipynb #a96fac84
 def run_steps(block: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: Tensor, count: Tensor, owner: Tensor) -> Tensor:
@@ -306,12 +314,12 @@ class Predictor(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         h = config.hidden
-        self.by_steps = config.conditioning == 'steps'
+        self.by_steps, self.by_attention = config.conditioning == 'steps', config.conditioning == 'cross_attention'
         self.enter, self.leave, self.norm = nn.Linear(config.latent, h), nn.Linear(h, config.latent), nn.LayerNorm(h)
         self.condition = nn.Sequential(nn.LayerNorm(config.latent), nn.Linear(config.latent, h))
-        if self.by_steps:
-            self.step, self.rule = nn.Linear(config.width, h), nn.Parameter(torch.randn(RULE_STEPS, h) / 2)
-            self.step_block = PredictorBlock(config, 'concat')
+        if self.by_steps or self.by_attention: self.step, self.rule = nn.Linear(config.width, h), nn.Parameter(torch.randn(RULE_STEPS, h) / 2)
+        if self.by_steps: self.step_block = PredictorBlock(config, 'concat')
+        if self.by_attention: self.order = nn.Parameter(torch.randn(MAX_ROWS, h) / 2)
         kind, n = ('concat', 1) if self.by_steps else (config.conditioning, config.predictor_layers)
         self.blocks = nn.ModuleList(PredictorBlock(config, kind) for _ in range(n))
 
@@ -321,7 +329,7 @@ class Predictor(nn.Module):
 
     def together(self, asked: Sequence[tuple[Tensor, Condition | Tensor]]) -> list[Tensor]:
         "What `forward` says to each (z, condition), in one go where the condition is read by steps."
-        read = [self.condition(c.whole if isinstance(c, Condition) else c) for _, c in asked]
+        read = [self._memory(c) if self.by_attention else self.condition(c.whole if isinstance(c, Condition) else c) for _, c in asked]
         if self.by_steps: return self._by_steps([z for z, _ in asked], read, [self._steps(c, told) for (_, c), told in zip(asked, read)])
         return [self._out(z, reduce(lambda x, block: block(x, c), self.blocks, self.enter(z))) for (z, _), c in zip(asked, read)]
 
@@ -331,7 +339,13 @@ class Predictor(nn.Module):
     def _steps(self, condition: Condition | Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         "Steps of all programs one after the other, K×hidden, and how many each has, int64 …; a rule (`told`, …×hidden) has `RULE_STEPS`."
         if not isinstance(condition, Condition): return (told[..., None, :] + self.rule).flatten(0, -2), torch.full(told.shape[:-1], RULE_STEPS, device=told.device)
-        return self.step(condition.steps[torch.arange(MAX_ROWS, device=told.device) < condition.count[..., None]]), condition.count
+        return self.step(condition.steps[condition.used]), condition.count
+
+    def _memory(self, condition: Condition | Tensor) -> Memory:
+        "The steps that attention looks at: those of a program with their places in the order, or the `RULE_STEPS` of a rule."
+        if isinstance(condition, Condition): return self.step(condition.steps) + self.order, condition.used
+        steps = self.condition(condition)[..., None, :] + self.rule
+        return steps, torch.ones_like(steps[..., 0], dtype=torch.bool)
 
     def _by_steps(self, zs: list[Tensor], read: list[Tensor], steps: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         shapes, owners, first = [torch.broadcast_shapes(z.shape[:-1], count.shape) for z, (_, count) in zip(zs, steps)], [], 0

@@ -26,9 +26,9 @@ from ..generate.generator import sample_batch
 from ..grid import PackedGrids, Pair, Task, pack
 from ..threads import in_threads, n_threads
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
-from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, covariance_term, ema_update, info_nce, invariance_loss,
+from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, ema_update, info_nce, invariance_loss,
                                        inverse_dynamics_loss, op_log_probabilities, prediction_error, prior_loss, relational_loss, same_input_loss, sigreg, sigreg_directions,
-                                       sigreg_healthy, two_tower_loss, variance_term)
+                                       sigreg_healthy, two_tower_loss, vicreg)
 from .quantizer import QuantizerConfig, make_quantizer
 from .tokens import Prepared, Tokens, TokenSettings, pair_statistics, tokenize, tokenizer_hash
 
@@ -71,7 +71,7 @@ class JepaConfig(Config):
     @model_validator(mode='after')
     def _something_keeps_latents_apart(self) -> JepaConfig:
         if self.loss.objective != 'infonce' and not (self.sigreg.weight or self.vicreg.weight):
-            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent; set sigreg.weight (0.05) or vicreg.weight (1)')
+            raise ValueError(f'loss.objective={self.loss.objective} has no wrong answers: its predictions are perfect where all grids have one and the same latent, which only a regulariser is made to prevent; set sigreg.weight (0.05) or vicreg.weight (2)')
         return self
 
 # %% auto #0
@@ -206,13 +206,13 @@ def between_views(model: WorldModel, e: Encoded) -> tuple[Tensor, Tensor]:
     if e.views is None: raise ValueError('loss.invariance needs views of the grids, and tokenised shards have none; sample the tasks (no pre_tokenized) or set loss.invariance=0')
     return invariance_loss(model.projection(e.z_in[:, 0]), model.projection(e.views), model.temperatures['invariance'](), e.keys[0][:, 0])
 
-def regularisers(model: WorldModel, e: Encoded, step: int) -> dict[str, tuple[Tensor, float]]:
-    "Unweighted penalties on all latents (and on objects: vq), each with its healthy value."
+def regularisers(model: WorldModel, e: Encoded, by_program: Tensor, step: int) -> dict[str, tuple[Tensor, float]]:
+    "Unweighted penalties on all latents (vicreg: and on the predictions T×P×D; vq: on objects), each with its healthy value."
     config, found = model.config, {}
     if config.sigreg.weight:
         directions = sigreg_directions(e.all.shape[1], config.sigreg.num_slices, step, device=e.all.device)
         found['sigreg'] = sigreg(e.all, directions, config.sigreg.num_points), sigreg_healthy(config.sigreg.num_points)
-    if config.vicreg.weight: found['vicreg'] = config.vicreg.variance * variance_term(e.all) + config.vicreg.covariance * covariance_term(e.all), 0.0
+    if config.vicreg.weight: found['vicreg'] = vicreg(e.all, by_program.flatten(0, 1), config.vicreg.variance, config.vicreg.covariance), 0.0
     if model.quantizer is not None:
         quantized = model.quantizer(e.objects.detach() if config.quantizer.kind == 'fsq' else e.objects)
         # the codebook of `vq` follows the objects by itself, and pulls them; the projections of `fsq` learn from what they lose, and leave the encoder alone
@@ -253,7 +253,7 @@ def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str,
     if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
     if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.true_out.flatten(0, 1), RELATION_TEMPERATURE)
     if 'invariance' in weights: found['invariance'] = between_views(model, e)
-    penalties = regularisers(model, e, step)
+    penalties = regularisers(model, e, by_program, step)
     losses = {'total': sum(weights[name] * loss for name, (loss, _) in (found | penalties).items() if name in weights)}
     for name, (loss, chance) in found.items():
         if name in weights: losses[name], losses[name + '/chance'] = loss, chance

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -50,16 +49,16 @@ class SigregConfig(Config):
     num_points: int = Field(17, ge=3, description='knots of the trapezoid rule on [0, 3]')
 
 class VicregConfig(Config):
-    "Variance and covariance terms of VICReg on all latents; with loss.objective=mse this is VICReg."
-    weight: float = Field(0.0, ge=0)
+    "Variance and covariance terms of VICReg, of all latents and of the predictions by program; with loss.objective=mse this is VICReg."
+    weight: float = Field(0.0, ge=0, description='as much as loss.program and loss.demonstrations together is 25 : 25 : 1 of prediction error, variance and covariance, as in the paper')
     variance: float = Field(1.0, ge=0)
     covariance: float = Field(0.04, ge=0)
 
 # %% auto #0
 __all__ = ['VICREG_STD', 'VICREG_EPSILON', 'LossConfig', 'SigregConfig', 'VicregConfig', 'info_nce', 'candidate_set',
            'same_input_loss', 'two_tower_loss', 'op_log_probabilities', 'op_shares', 'prior_loss', 'Temperature',
-           'sigreg_healthy', 'sigreg_directions', 'sigreg', 'mean_over_ranks', 'variance_term', 'covariance_term',
-           'vicreg', 'prediction_error', 'relational_loss', 'invariance_loss', 'inverse_dynamics_loss', 'NegativeQueue',
+           'sigreg_healthy', 'sigreg_directions', 'sigreg', 'variance_term', 'covariance_term', 'vicreg',
+           'prediction_error', 'relational_loss', 'invariance_loss', 'inverse_dynamics_loss', 'NegativeQueue',
            'ema_update']
 
 # %% ../../nbs/26_objectives.ipynb #230005
@@ -170,7 +169,7 @@ def sigreg_healthy(n_points: int = 17, t_max: float = 3.0) -> float:
     return float(weights @ (1 - normal.square()))
 
 def sigreg_directions(dim: int, n_slices: int, step: int, seed: int = 0, device: torch.device | str = 'cpu') -> Tensor:
-    "float32 D×K unit directions that depend on (seed, step) alone: the same on all ranks and devices; other random states stay as they are."
+    "float32 D×K unit directions that depend on (seed, step) alone: the same on all devices; other random states stay as they are."
     mixed = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
     return F.normalize(torch.randn(dim, n_slices, generator=torch.Generator().manual_seed(mixed)), dim=0).to(device)
 
@@ -192,32 +191,13 @@ class _MeanWaves(torch.autograd.Function):
 
 def sigreg(z: Tensor,                       # N×D, not normalised
            directions: Tensor,              # D×K, of length 1
-           n_points: int = 17, t_max: float = 3.0,
-           reduce: Callable[[Tensor], Tensor] | None = None,    # mean over ranks that lets gradients through, such as `mean_over_ranks`
-           world: int = 1,                  # how many ranks share the batch, N rows each
-          ) -> Tensor:
-    "Distance of z from N(0, I) with N·world included, a scalar in float32 (float64 where z is) even under autocast; about `sigreg_healthy` for a Gaussian."
+           n_points: int = 17, t_max: float = 3.0) -> Tensor:
+    "Distance of z from N(0, I) with N included, a scalar in float32 (float64 where z is) even under autocast; about `sigreg_healthy` for a Gaussian."
     with torch.autocast(z.device.type, enabled=False):
         z = _single_or_double(z)
         knots, normal, weights = _knots(n_points, t_max, z.dtype, z.device)
-        waves = _MeanWaves.apply(z @ directions.to(z), knots)
-        cos, sin = waves if reduce is None else reduce(waves)
-        return len(z) * world * (weights @ ((cos - normal[:, None]).square() + sin.square())).mean()
-
-class _SumOverRanks(torch.autograd.Function):
-    "Sum over ranks, whose gradient is the sum of the ranks' gradients (torch's own autograd-aware collective is deprecated, its successor private)."
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor: return _SumOverRanks.apply(gradient)
-
-def mean_over_ranks(x: Tensor) -> Tensor:
-    "Mean over the ranks of the default process group; gradients flow back to all of them."
-    return _SumOverRanks.apply(x) / torch.distributed.get_world_size()
+        cos, sin = _MeanWaves.apply(z @ directions.to(z), knots)
+        return len(z) * (weights @ ((cos - normal[:, None]).square() + sin.square())).mean()
 
 # %% ../../nbs/26_objectives.ipynb #4567c9ed
 VICREG_STD, VICREG_EPSILON = 1.0, 1e-4      # γ of eq. 1: the deviation that each dimension should have; ε of eq. 2: keeps the gradient finite at 0
@@ -234,12 +214,10 @@ def covariance_term(z: Tensor) -> Tensor:
         covariance = centred.T @ centred / (len(z) - 1)
         return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
 
-def vicreg(a: Tensor, b: Tensor,            # N×D each, two views of the same rows
-           invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> dict[str, Tensor]:
-    "The three terms unweighted, variance and covariance summed over both views, and their weighted sum `total` (arXiv 2105.04906 eq. 6)."
-    a, b = _single_or_double(a), _single_or_double(b)
-    terms = dict(invariance=F.mse_loss(a, b), variance=variance_term(a) + variance_term(b), covariance=covariance_term(a) + covariance_term(b))
-    return terms | dict(total=invariance * terms['invariance'] + variance * terms['variance'] + covariance * terms['covariance'])
+def vicreg(z: Tensor, predicted: Tensor,    # N×D and M×D, the two branches
+           variance: float = 1.0, covariance: float = 0.04) -> Tensor:
+    "Variance and covariance terms, weighted and summed over both branches, a scalar: arXiv 2105.04906 eq. 6 by 25 without its first term, the mean squared error between the two."
+    return sum(variance * variance_term(x) + covariance * covariance_term(x) for x in map(_single_or_double, (z, predicted)))
 
 # %% ../../nbs/26_objectives.ipynb #1eb66c89
 def prediction_error(predicted: Tensor,     # …×D

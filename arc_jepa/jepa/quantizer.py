@@ -147,15 +147,16 @@ class VectorQuantizer(nn.Module):
         "`x` …×D. Raises ValueError for another width."
         rows = _rows(x, self.dim)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            finite = rows.isfinite().all(1)         # one NaN would stay in the codebook for ever, and be the loss of all
             if self.training:
-                finite = rows.isfinite().all(1)     # one NaN would stay in the codebook for ever
                 self.step += 1
                 if not self.started: self._collect(_only(rows, finite))
             if not self.started: return Quantized(x, x.new_full(x.shape[:-1], -1, dtype=torch.int64), x.new_zeros(()), False)
             index = nearest_code(rows, self.codes)[0]
             values = self.lookup(index).view(x.shape).to(x.dtype)
             if self.training: self._learn(_only(rows, finite), _only(index, finite))
-        loss = self.config.commitment * F.mse_loss(x, values) if len(rows) else x.new_zeros(())
+        near, far = (_only(t.reshape(-1, self.dim), finite) for t in (x, values))
+        loss = self.config.commitment * F.mse_loss(near, far) if len(near) else x.new_zeros(())
         return Quantized(straight_through(x, values), index.view(x.shape[:-1]), loss, True)
 
     def _rng(self) -> np.random.Generator: return np.random.default_rng((self.config.seed, int(self.step)))

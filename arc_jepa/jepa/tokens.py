@@ -24,8 +24,8 @@ if TYPE_CHECKING: from torch import Tensor
 __all__ = ['COLOUR', 'TOP', 'LEFT', 'HEIGHT', 'WIDTH', 'LOG_AREA', 'HOLES', 'BORDER', 'MASK', 'OBJECT_BYTES', 'OVERFLOW_COLOUR',
            'MASKED_COLOUR', 'TOUCHING', 'INSIDE', 'CONTAINS', 'SAME_COLOUR', 'SAME_SHAPE', 'SAME_ROW', 'SAME_COLUMN',
            'RELATIONS', 'SCENE_HEIGHT', 'SCENE_WIDTH', 'SCENE_OBJECTS', 'SCENE_SHARE', 'SCENE_BYTES', 'PATCH_SIDES',
-           'OUTSIDE', 'N_STATISTICS', 'STATISTIC_GROUPS', 'TokenSettings', 'Tokens', 'tokenize', 'tokenizer_hash',
-           'pair_statistics', 'Prepared', 'choose_demonstrations', 'program_names', 'assemble', 'join', 'prepare']
+           'OUTSIDE', 'N_STATISTICS', 'STATISTIC_GROUPS', 'TokenSettings', 'Tokens', 'tokenize', 'pair_statistics',
+           'tokenizer_hash', 'Prepared', 'choose_demonstrations', 'program_names', 'assemble', 'join', 'prepare']
 
 # %% ../../nbs/22_tokens.ipynb #200005
 COLOUR, TOP, LEFT, HEIGHT, WIDTH, LOG_AREA, HOLES, BORDER, MASK = range(9)
@@ -125,8 +125,8 @@ def _relate_boxes(tokens, used, relations):
             b_bottom, b_right = b[TOP] + b[HEIGHT], b[LEFT] + b[WIDTH]
             a_in_b = a[TOP] >= b[TOP] and a[LEFT] >= b[LEFT] and a_bottom <= b_bottom and a_right <= b_right
             b_in_a = b[TOP] >= a[TOP] and b[LEFT] >= a[LEFT] and b_bottom <= a_bottom and b_right <= a_right
-            if a_in_b: forward, backward = forward | INSIDE, backward | CONTAINS
-            if b_in_a: forward, backward = forward | CONTAINS, backward | INSIDE
+            if a_in_b and not b_in_a: forward, backward = INSIDE, CONTAINS
+            if b_in_a and not a_in_b: forward, backward = CONTAINS, INSIDE
             both = 0
             if a[COLOUR] == b[COLOUR]: both |= SAME_COLOUR
             if a[TOP] + a_bottom == b[TOP] + b_bottom: both |= SAME_ROW
@@ -279,33 +279,12 @@ def tokenize(grids: PackedGrids, settings: TokenSettings = TokenSettings()) -> T
     longest = _tokenize(*where, settings.cap, objects, count, scene, relations, key) if kind == 'objects' else room
     return Tokens(objects[:, :longest], count, scene, relations[:, :longest, :longest], key)
 
-# %% ../../nbs/22_tokens.ipynb #200028
-def _judged_grids() -> list[np.ndarray]:
-    "The grids whose tokens are hashed."
-    def pattern(i, height, width):
-        r, c = np.indices((height, width)) // (1 + i % 4)           # blocks of 1 to 4 cells a side
-        colour = (r * r + i * r * c + 3 * c) % 13
-        return np.where(colour < N_COLOURS, colour, 0).astype(np.uint8)
-    framed = np.zeros((20, 23), np.uint8)
-    framed[1:18, 2:21], framed[3:12, 4:19], framed[5:9, 6:13] = 2, 0, 5
-    return [np.zeros((2, 3), np.uint8), np.full((1, 1), 7, np.uint8), framed, *(pattern(i, 3 + 3 * i, 30 - 2 * i) for i in range(10))]
-
-@lru_cache(maxsize=None)
-def _hash(settings: str) -> str:
-    tokens, found = tokenize(pack(_judged_grids()), TokenSettings.model_validate_json(settings)), hashlib.sha256(settings.encode())
-    for array in (tokens.objects, tokens.count, tokens.scene, tokens.relations): found.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
-    return found.hexdigest()[:16]
-
-def tokenizer_hash(settings: TokenSettings = TokenSettings()) -> str:
-    "16 hex digits that change with the settings, or with what tokens are made of a grid."
-    return _hash(settings.model_dump_json())
-
 # %% ../../nbs/22_tokens.ipynb #200031
 N_STATISTICS = 80
 STATISTIC_GROUPS = {'same size': (0, 1), 'size': (1, 7), 'changed': (7, 8), 'objects': (8, 11), 'number of colours': (11, 14),
                     'colours of the output': (14, 24), 'difference of shares': (24, 34), 'new colours': (34, 44), 'lost colours': (44, 54),
                     'changed from': (54, 64), 'changed to': (64, 74), 'symmetry of the output': (74, 77), 'same cells': (77, 78),
-                    'background': (78, 79), 'kept': (79, 80)}
+                    'commonest colour of the output': (78, 79), 'kept': (79, 80)}
 
 @jit
 def _symmetries(cells, start, h, w, row):
@@ -353,7 +332,7 @@ def _statistics(cells, offset, height, width, scene, inputs, outputs, table):
             row[34 + c], row[44 + c] = after > 0 and before == 0, before > 0 and after == 0
             same_cells = same_cells and before == after
         row[13] = row[12] - row[11]
-        row[77], row[78] = same_cells, row[14]
+        row[77], row[78] = same_cells, row[14:24].max()      # its share, whichever colour it is
         _symmetries(cells, offset[o], np.int64(height[o]), np.int64(width[o]), row[74:77])
         row[7] = 1
         if row[0]: _changes(cells, offset[i], offset[o], np.int64(height[i]) * np.int64(width[i]), row)
@@ -363,6 +342,29 @@ def pair_statistics(grids: PackedGrids, tokens: Tokens, inputs: np.ndarray, outp
     table = np.zeros((len(inputs), N_STATISTICS), np.float32)
     _statistics(grids.cells, grids.offset, grids.height, grids.width, tokens.scene, np.asarray(inputs, np.int64), np.asarray(outputs, np.int64), table)
     return table
+
+# %% ../../nbs/22_tokens.ipynb #200028
+def _judged_grids() -> list[np.ndarray]:
+    "The grids whose tokens are hashed."
+    def pattern(i, height, width):
+        r, c = np.indices((height, width)) // (1 + i % 4)           # blocks of 1 to 4 cells a side
+        colour = (r * r + i * r * c + 3 * c) % 13
+        return np.where(colour < N_COLOURS, colour, 0).astype(np.uint8)
+    framed = np.zeros((20, 23), np.uint8)
+    framed[1:18, 2:21], framed[3:12, 4:19], framed[5:9, 6:13] = 2, 0, 5
+    return [np.zeros((2, 3), np.uint8), np.full((1, 1), 7, np.uint8), 2 + np.eye(2, dtype=np.uint8), framed, *(pattern(i, 3 + 3 * i, 30 - 2 * i) for i in range(10))]
+
+@lru_cache(maxsize=None)
+def _hash(settings: str) -> str:
+    grids, found = pack(_judged_grids()), hashlib.sha256(settings.encode())
+    tokens, first = tokenize(grids, TokenSettings.model_validate_json(settings)), np.arange(len(grids) - 1)
+    statistics = np.rint(1000 * pair_statistics(grids, tokens, first, first + 1)).astype(np.int32)      # the last digits are those of the processor
+    for array in (tokens.objects, tokens.count, tokens.scene, tokens.relations, statistics): found.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+def tokenizer_hash(settings: TokenSettings = TokenSettings()) -> str:
+    "16 hex digits that change with the settings, or with what tokens are made of a grid and what statistics of a pair."
+    return _hash(settings.model_dump_json())
 
 # %% ../../nbs/22_tokens.ipynb #220001
 @dataclass

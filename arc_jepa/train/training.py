@@ -412,7 +412,7 @@ def _look_at_embeddings(trainer: Trainer, log: Log, row: dict) -> None:
     for alarm in found['alarms']: tqdm.write(f'step {trainer.progress.step}: {Alarm(**alarm)}', file=sys.stderr)
 
 def summary(run_dir: Path, config: TrainConfig, result: TrainResult) -> dict:
-    "`metrics.json`: mean loss of each epoch, validation, rate."
+    "`metrics.json`: mean loss of the logged steps of each epoch, validation and the best of it (null without), rate. Training never stops early, and `early_stopping_epoch` is always null."
     rows = read_metrics(run_dir)
     epochs = sorted({row['epoch'] for row in rows})
     losses = [float(np.mean([row['loss/total'] for row in rows if row['epoch'] == e])) for e in epochs]
