@@ -268,6 +268,7 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
            seconds: Annotated[float, typer.Option('--seconds', min=0.1, help='CPU seconds of training a run.')] = 60.0,
            questions: Annotated[int, typer.Option('--questions', min=8, help='Held-out synthetic questions that judge a run; half as many real ones.')] = 400,
            tasks: Annotated[Optional[str], typer.Option('--tasks', help='A manifest to train on, instead of tasks made on the fly.')] = None,
+           workers: Annotated[int, typer.Option('--workers', min=1, help='Processes that train at once, one run each; as many as there are cores, with nothing else to do.')] = 1,
            output: Annotated[Path, typer.Option('--output', '-o', help='JSON file to write; the runs go to a directory beside it.')] = Path('artifacts/ablation/jepa_variants.json'),
            listed: Annotated[bool, typer.Option('--list', help='Show all variants and stop.')] = False, as_json: AsJson = False) -> None:
     "Train variants of a config for equal CPU seconds and say what each change was worth. Interrupted, the same command goes on; the config trains on one thread unless training.threads says otherwise."
@@ -281,7 +282,7 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
         from arc_jepa.train.training import TrainConfig
         names = [name.strip() for name in variants.split(',')] if variants else None
         settings = load_config(TrainConfig, config, ['training.threads=1', *(overrides or [])])
-        result = run_ablation(settings, names, seeds, seconds, output.with_suffix(''), group=group, questions=questions, tasks=tasks)
+        result = run_ablation(settings, names, seeds, seconds, output.with_suffix(''), group=group, questions=questions, tasks=tasks, workers=workers)
         write_atomic(output, json.dumps(result, indent=1) + '\n')
         typer.echo(json.dumps(result) if as_json else f'{format_ablation(result)}\n{output}')
 

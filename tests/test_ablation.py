@@ -1,6 +1,8 @@
 """Every variant of the ablation trains, budgets hold, and a kill costs one run."""
 import json
 import math
+import multiprocessing
+import threading
 import time
 from dataclasses import replace
 
@@ -246,6 +248,21 @@ def test_a_kill_costs_one_run(tmp_path, monkeypatch):
     assert np.allclose(result['variants']['vq']['cf32']['seeds'], [0.2, 0.21]) and result['seeds'] == [0, 1]
     run_ablation(**ask | dict(variants=['vq', 'fsq'], seeds=3))
     assert len(made) == 5 + 5, 'more variants and seeds are added to what is there'
+
+
+def test_two_processes_train_at_once_and_a_killed_one_costs_what_it_was_at(tmp_path):
+    ask = dict(config=SMALL, variants=[BASELINE], seeds=2, cpu_seconds=0.5, output_dir=tmp_path, progress=False, questions=16, workers=2)
+    result = run_ablation(**ask)
+    assert result['seeds'] == [0, 1] and result['variants'][BASELINE]['steps'] > 0 and not multiprocessing.active_children()
+    def kill_one():
+        while not (children := multiprocessing.active_children()): time.sleep(.05)
+        children[0].kill()
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(RuntimeError, match='terminated abruptly'): run_ablation(**ask | dict(seeds=4, cpu_seconds=0.5))
+    killer.join()
+    assert not multiprocessing.active_children() and {p.name for p in tmp_path.glob('*.json')} >= {'baseline_seed0.json', 'baseline_seed1.json'}
+    assert run_ablation(**ask | dict(seeds=3))['seeds'] == [0, 1, 2], 'the same command goes on'
 
 
 @pytest.mark.parametrize('change, says', [(dict(cpu_seconds=2), 'cpu_seconds: 1.0 there, 2.0 now'), (dict(questions=30), 'questions: 20 there'),

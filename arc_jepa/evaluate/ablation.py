@@ -4,8 +4,9 @@
 
 # %% ../../nbs/55_ablation.ipynb #7aae7d68
 from __future__ import annotations
-import json, sys, time
-from collections.abc import Callable, Iterable, Sequence
+import json, multiprocessing, signal, sys, time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from pathlib import Path
 from typing import NamedTuple
@@ -200,11 +201,31 @@ def _on_shards(configs: dict, tasks: str | Path, directory: Path, progress: bool
         except (ShardError, OSError): write_shards(tasks, places[n], config.tokens, counterfactuals=n, progress=progress)
     return {run: override_config(config, {'pre_tokenized': {'path': str(places[config.training.counterfactuals])}}) for run, config in configs.items()}
 
+def _run_by_run(asked: dict[tuple, tuple], bar) -> Iterator[tuple[tuple, dict]]:
+    "Each run of `asked` with what it came to, one after the other in this process; the bar follows their steps."
+    for run, (config, cpu_seconds, questions) in asked.items():
+        begun = bar.n
+        def tell(spent, loss):
+            bar.set_postfix_str(f'{run[0]}, seed {run[1]}, loss {loss:.2f}', refresh=False)
+            bar.update(min(begun + spent, begun + cpu_seconds) - bar.n)
+        yield run, run_variant(config, cpu_seconds, questions, tell)
+
+def _runs_at_once(asked: dict[tuple, tuple], workers: int) -> Iterator[tuple[tuple, dict]]:
+    "Each run of `asked` (name: arguments of `run_variant`) with what it came to, as they finish, `workers` processes at once; none stays behind when this ends, however it does."
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))      # Ctrl-C is for the process that waits
+    try:
+        runs = {pool.submit(run_variant, *arguments): run for run, arguments in asked.items()}
+        for done in as_completed(runs): yield runs[done], done.result()
+    except BaseException:
+        for process in multiprocessing.active_children(): process.terminate()
+        raise
+    finally: pool.shutdown(cancel_futures=True)
+
 def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | None = None, seeds: int | Sequence[int] = 3, cpu_seconds: float = 60.0, output_dir: Path | str = 'artifacts/ablation/jepa_variants',
-                 progress: bool = True, *, group: str | None = None, questions: int = 400, tasks: str | Path | None = None) -> dict:
+                 progress: bool = True, *, group: str | None = None, questions: int = 400, tasks: str | Path | None = None, workers: int = 1) -> dict:
     """Train and measure every variant with every seed, `cpu_seconds` of training each; what `summarise` makes of it. The baseline always runs too.
 
-    `config`: the baseline (None: `jepa_pilot` on one thread); `variants`, `group`: as `choose_variants` takes them; `seeds`: how many from 0, or which; `questions`: held-out ones, half as many real ones; `tasks`: a manifest to train on.
+    `config`: the baseline (None: `jepa_pilot` on one thread); `variants`, `group`: as `choose_variants` takes them; `seeds`: how many from 0, or which; `questions`: held-out ones, half as many real ones; `tasks`: a manifest to train on; `workers`: processes that train at once, one run each.
     Finished runs in `output_dir` are read instead of made. Raises ValueError where these had other settings, and for a variant that changes nothing in this config; `DirectoryInUse`."""
     from tqdm import tqdm
     config = config or load_config(TrainConfig, 'jepa_pilot', ['training.threads=1'])
@@ -217,14 +238,12 @@ def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | No
         settings = {run: _settings(c, cpu_seconds, questions) for run, c in configs.items()}
         records = {run: _read_run(places[run], settings[run]) for run in configs}      # all, before any work
         with tqdm(total=len(configs) * cpu_seconds, initial=cpu_seconds * sum(r is not None for r in records.values()), unit='CPU-s', desc='ablation', disable=not progress, bar_format='{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]') as bar:
-            for run in [run for run, record in records.items() if record is None]:
-                begun = bar.n
-                def tell(spent, loss):
-                    bar.set_postfix_str(f'{run[0]}, seed {run[1]}, loss {loss:.2f}', refresh=False)
-                    bar.update(min(begun + spent, begun + cpu_seconds) - bar.n)
-                records[run] = dict(variant=run[0], seed=run[1], beside=stands_beside(run[0], names), **run_variant(configs[run], cpu_seconds, questions, tell), settings=settings[run])
+            asked = {run: (configs[run], cpu_seconds, questions) for run, record in records.items() if record is None}
+            for run, found in _runs_at_once(asked, workers) if workers > 1 else _run_by_run(asked, bar):
+                records[run] = dict(variant=run[0], seed=run[1], beside=stands_beside(run[0], names), **found, settings=settings[run])
                 write_atomic(places[run], json.dumps(records[run], indent=1) + '\n')
-                bar.update(begun + cpu_seconds - bar.n)
+                bar.n = cpu_seconds * sum(r is not None for r in records.values())
+                bar.refresh()
     return summarise(records.values())
 
 # %% ../../nbs/55_ablation.ipynb #0e7e8d4d
