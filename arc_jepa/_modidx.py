@@ -2361,6 +2361,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                        'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training.TrainingConfig': ( 'training.html#trainingconfig',
                                                                                      'arc_jepa/train/training.py'),
+                                         'arc_jepa.train.training._keep_earlier': ( 'training.html#_keep_earlier',
+                                                                                    'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training._look_at_embeddings': ( 'training.html#_look_at_embeddings',
                                                                                           'arc_jepa/train/training.py'),
                                          'arc_jepa.train.training._loop': ('training.html#_loop', 'arc_jepa/train/training.py'),

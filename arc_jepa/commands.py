@@ -141,6 +141,7 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
     with _clear_errors():
         from arc_jepa.evaluate.retrieval import format_table, probe_summary, probe_table, write_pictures
         from arc_jepa.jepa.models import Jepa
+        if pictures is not None: _check_directory(pictures)
         jepa = Jepa.load(run_dir)
         table = probe_table(jepa, tasks)
         if pictures is not None: write_pictures(jepa, table, pictures)

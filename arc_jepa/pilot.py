@@ -213,15 +213,17 @@ class Pilot:
     def _damage(self, stage: Stage) -> str | None:
         "What is wrong with the files of a finished stage, or None."
         from arc_jepa.datasets import load_tasks
-        from arc_jepa.jepa.models import JepaError
+        from arc_jepa.evaluate.retrieval import MEASURES, PICTURES
         try:
             made = json.loads((self.run_dir/stage.file).read_text())
             if stage.name == 'train': self.work.jepa()
+            if stage.name == 'probe' and (lacking := [name for name in MEASURES if not isinstance(made.get(name), dict) or 'beyond' not in made[name]] + [f'pictures/{name}.png' for name in PICTURES if not (self.run_dir/'pictures'/f'{name}.png').is_file()]): return f'{stage.file} or what belongs to it lacks {lacking[0]}'
+            if stage.name.startswith('solve ') and not {'variants', 'results'} <= made.keys(): return f'{stage.file} lacks its results'
             if stage.name == 'generate':
                 if made['held_out_tasks']: list(load_tasks(self.run_dir/'data/heldout.jsonl'))
                 with (self.run_dir/'data/manifest.jsonl').open('rb') as file: lines = sum(1 for _ in file)
                 if lines != made['total_tasks']: return f"data/manifest.jsonl has {lines:,} lines for {made['total_tasks']:,} tasks"
-        except (OSError, ValueError, JepaError) as error: return str(error)
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error: return str(error)
 
     def _is_done(self, stage: Stage) -> bool:
         if not self.record.finished(stage): return False

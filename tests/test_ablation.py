@@ -28,7 +28,7 @@ SMALL = override_config(BASE, {'training.batch_size': 8})
 
 def invented(config, cpu_seconds, questions, tell=None):
     "What a run returns, without the run."
-    return dict(steps=10, planned_steps=10, tasks=80, cpu_s=cpu_seconds, avg_loss=3.0, stopped=None, measures={'cf32': 0.2 + 0.01 * config.training.seed}, floors={'cf32': {'chance': 1 / 32}})
+    return dict(steps=10, planned_steps=10, tasks=80, cpu_s=cpu_seconds, avg_loss=3.0, stopped=None, measures={'cf32': 0.2 + 0.01 * config.training.seed}, floors={'cf32': {'chance': 1 / 32}}, not_trained=[])
 
 
 class Seen:
@@ -366,6 +366,15 @@ def test_triples_are_known_by_their_content(tmp_path, monkeypatch):
     here.write_text('{"a": 2}\n')
     with pytest.raises(ValueError, match='other settings .dataset_triples: '): ask(here)
     with pytest.raises(FileNotFoundError, match='none.jsonl'): ask(tmp_path/'none.jsonl')
+
+
+def test_what_a_variant_does_not_train_is_said_and_not_judged():
+    def run(variant, seed, value, not_trained): return dict(variant=variant, seed=seed, beside=VARIANTS[variant].beside, **invented(SMALL, 1, 20) | dict(measures=dict(cf32=.4, rule32=value), floors=dict(cf32={}, rule32=dict(chance=1 / 32)), not_trained=not_trained), settings=dict(cpu_seconds=1, questions=20))
+    result = summarise([run(BASELINE, seed, .3, []) for seed in range(3)] + [run('lejepa', seed, .03, ['rule32']) for seed in range(3)])
+    line = next(line for line in ablation.format_ablation(result).splitlines() if line.startswith('lejepa'))
+    assert '0.030 not trained' in line and '−' not in line and 'not trained' in {text.get_text() for panel in ablation.plot_ablation(result).axes for text in panel.texts}
+    judged = summarise([run(BASELINE, seed, .3, []) for seed in range(3)] + [run('lejepa', seed, .03, []) for seed in range(3)])
+    assert '−' in next(line for line in ablation.format_ablation(judged).splitlines() if line.startswith('lejepa'))
 
 
 def test_each_variant_is_shown_beside_its_own_untrained_network():

@@ -35,6 +35,7 @@ RUNS = {  # documented command: appended words
     'arc-jepa ablate --group guide --seeds 3 --seconds 60 --output artifacts/ablation/jepa_variants.json': '--seeds 1 --seconds 0.3 --questions 16 training.batch_size=8',
     'arc-jepa train --config jepa_tiny training.epochs=1': '--output artifacts/jepa/again training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa triples --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/data/triples.jsonl': '',
+    'arc-jepa triples --manifest artifacts/data/pilot_curriculum/manifest.jsonl --counterfactuals 8 --output artifacts/data/triples.jsonl': '',
     'arc-jepa tokenize --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/tokenized/pilot_curriculum --compress': '',
     'arc-jepa tokenize --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/tokenized/pilot_curriculum': '',
     'arc-jepa train --config jepa_pilot pre_tokenized.path=artifacts/tokenized/pilot_curriculum': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',

@@ -524,6 +524,7 @@ def test_triples_do_not_overwrite_their_manifest(written, tmp_path):
     assert (tmp_path/'m.jsonl').read_bytes() == (written[0]/'heldout.jsonl').read_bytes() and load_tasks(written[0]).content_hash == load_tasks(written[0]/'manifest.jsonl').content_hash
 
 
-def test_triples_of_real_tasks_are_counted_as_without_a_program(tmp_path):
-    counted = corpus.write_triples('arc1/training', tmp_path/'none.jsonl', progress=False)
-    assert counted['triples'] == 0 and counted['without_program'] == 400
+def test_tasks_without_programs_do_not_replace_a_file_of_triples_by_an_empty_one(tmp_path):
+    (tmp_path/'old.jsonl').write_text('as it was')
+    with pytest.raises(DatasetError, match=r'no triples in its 400 tasks \(400 without a program'): corpus.write_triples('arc1/training', tmp_path/'old.jsonl', progress=False)
+    assert (tmp_path/'old.jsonl').read_text() == 'as it was' and len(list(tmp_path.iterdir())) == 1

@@ -467,3 +467,26 @@ def test_counterfactuals_that_the_only_objective_needs_are_missed_by_the_config(
     with pytest.raises(ValueError, match='training.counterfactuals=0 leaves none; set training.counterfactuals=4'):
         load_config(TrainConfig, 'jepa_tiny', ['training.counterfactuals=0', 'loss.program=0', 'loss.demonstrations=0', 'loss.prior=0', 'loss.rule_program=0'])
     load_config(TrainConfig, 'jepa_tiny', ['training.counterfactuals=0'])
+
+
+@pytest.mark.parametrize('broken', [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:100])])
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_trained_model_without_checkpoints_is_kept(tmp_path, broken, resume):
+    config = TrainConfig(training=TrainingConfig(epochs=1, steps_per_epoch=2, batch_size=8, counterfactuals=2, threads=1), data=EASY, logging=dict(enabled=False, embeddings=False))
+    train_jepa(config, tmp_path, progress=False)
+    model = (tmp_path/'model.safetensors').read_bytes()
+    for checkpoint in tmp_path.glob('checkpoint*.pt'): broken(checkpoint)
+    if list(tmp_path.glob('checkpoint*.pt')) and not resume: return         # refused, as every run that is there
+    for n in (1, 2):
+        train_jepa(config, tmp_path, resume=resume, progress=False)
+        assert (tmp_path/('previous' if n == 1 else 'previous_2')/'model.safetensors').read_bytes() == model and Jepa.load(tmp_path/'previous').steps == 2
+        for checkpoint in tmp_path.glob('checkpoint*.pt'): checkpoint.unlink()
+
+
+def test_a_description_of_no_model_is_refused(tmp_path):
+    Jepa.untrained().save(tmp_path)
+    about = json.loads((tmp_path/'jepa.json').read_text())
+    for changed in (dict(trained='no'), dict(steps='many'), dict(n_ops=5)):
+        (tmp_path/'jepa.json').write_text(json.dumps(about | changed))
+        with pytest.raises(JepaError): Jepa.load(tmp_path)
+    with pytest.raises(ValueError, match='a task is a Task or a sequence of Pair'): Jepa.untrained().rule([[(np.zeros((2, 2), np.uint8),) * 2]])

@@ -23,7 +23,7 @@ from ..threads import compute_threads
 from ..train.training import TrainConfig, Trainer, open_shards
 
 # %% auto #0
-__all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'SHOWN', 'Variant', 'choose_variants', 'stands_beside',
+__all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'QUESTION_SEED', 'SHOWN', 'Variant', 'choose_variants', 'stands_beside',
            'variant_config', 'fit_schedule', 'steps_within', 'train_within', 'measures_of', 'run_variant',
            'run_ablation', 'summarise', 'plot_ablation', 'format_ablation']
 
@@ -153,17 +153,19 @@ def train_within(config: TrainConfig, cpu_seconds: float, tell: Callable[[float,
     return trainer, dict(steps=trainer.progress.step, planned_steps=planned, tasks=trainer.progress.tasks, cpu_s=round(spent, 2), avg_loss=float(np.mean(last)) if last else None, stopped=stopped)
 
 # %% ../../nbs/55_ablation.ipynb #1241f6f1
+QUESTION_SEED = 777      # what a recipe is chosen by is not what it is reported on: `arc-jepa probe` and the pilot ask with seed 0
+
 def measures_of(table: dict) -> dict[str, float]:
     "`{measure: latent, measure_fused: fused}` of a retrieval table."
     rows = [(name + end, read_entry(table[name], kind)[0]) for name in (*MEASURES, 'effective_rank') if name in table for kind, end in (('latent', ''), ('fused', '_fused'))]
     return {name: value for name, value in rows if value is not None}
 
 def run_variant(config: TrainConfig, cpu_seconds: float, questions: int = 400, tell: Callable[[float, float], None] = lambda spent, loss: None) -> dict:
-    "Train and measure: what `train_within` says, with `measures` and `floors`."
+    "Train and measure, on the questions of `QUESTION_SEED`: what `train_within` says, with `measures`, `floors` and `not_trained`, measures of parts that the config leaves untrained."
     trainer, record = train_within(config, cpu_seconds, tell)
     with compute_threads(config.training.threads):
-        table = retrieval_table(Jepa(trainer.model, trained=True, steps=trainer.progress.step), n_tasks=questions, arc_tasks=questions // 2, probe_tasks=10 * questions)
-    return record | dict(measures=measures_of(table), floors={name: table[name]['floors'] for name in (*MEASURES, 'effective_rank') if name in table})
+        table = retrieval_table(Jepa(trainer.model, trained=True, steps=trainer.progress.step), QUESTION_SEED, n_tasks=questions, arc_tasks=questions // 2, probe_tasks=10 * questions)
+    return record | dict(measures=measures_of(table), floors={name: table[name]['floors'] for name in (*MEASURES, 'effective_rank') if name in table}, not_trained=list(table['not_trained']))
 
 # %% ../../nbs/55_ablation.ipynb #20553076
 def _flat(values: dict, prefix: str = '') -> dict[str, object]:
@@ -256,9 +258,9 @@ def _untrained(record: dict, measure: str) -> float | None:
     return record['floors'].get(name, {}).get('untrained' + fused)
 
 def summarise(records: Iterable[dict]) -> dict:
-    """`{variants: {name: {success_rate, avg_loss, steps, tasks, cpu_s, stopped, asks, overrides, beside, MEASURE: {mean, low, high, seeds, untrained, difference: {mean, low, high}}}}, floors, seeds, cpu_seconds, questions}`, ready for JSON, of finished runs.
+    """`{variants: {name: {success_rate, avg_loss, steps, tasks, cpu_s, stopped, asks, overrides, beside, MEASURE: {mean, low, high, seeds, trained, untrained, difference: {mean, low, high}}}}, floors, seeds, cpu_seconds, questions}`, ready for JSON, of finished runs.
 
-    Means are over seeds, `difference` is to the variant `beside` by seed, `stopped` counts runs that ended early, `success_rate` is the mean of cf32. `untrained` is the floor of the variant's own network, `floors` are those that all variants have in common. Raises ValueError where the runs lack what one of them stands beside."""
+    Means are over seeds, `difference` is to the variant `beside` by seed, `stopped` counts runs that ended early, `success_rate` is the mean of cf32. `trained` is False where the variant leaves untrained what is measured, `untrained` is the floor of its own network, `floors` are those that all variants have in common. Raises ValueError where the runs lack what one of them stands beside."""
     records = sorted(records, key=lambda r: (list(VARIANTS).index(r['variant']), r['seed']))
     by_variant = {name: {r['seed']: r for r in records if r['variant'] == name} for name in dict.fromkeys(r['variant'] for r in records)}
     first = records[0]
@@ -272,7 +274,7 @@ def summarise(records: Iterable[dict]) -> dict:
                      asks=VARIANTS[name].asks, overrides=list(VARIANTS[name].overrides), beside=beside[name])
         for measure in first['measures']:
             values = {seed: r['measures'][measure] for seed, r in runs.items()}
-            found[measure] = _with_interval(list(values.values())) | dict(seeds=list(values.values()), untrained=_untrained(next(iter(runs.values())), measure), difference=_with_interval([v - base[seed]['measures'][measure] for seed, v in values.items()]))
+            found[measure] = _with_interval(list(values.values())) | dict(seeds=list(values.values()), trained=measure.removesuffix('_fused') not in next(iter(runs.values()))['not_trained'], untrained=_untrained(next(iter(runs.values())), measure), difference=_with_interval([v - base[seed]['measures'][measure] for seed, v in values.items()]))
         return found | dict(success_rate=found['cf32']['mean'])
     common = {measure: {name: x for name, x in floors.items() if not name.startswith('untrained')} for measure, floors in first['floors'].items()}
     return dict(variants={name: row(name, runs) for name, runs in by_variant.items()}, floors=common, seeds=sorted({r['seed'] for r in records}), cpu_seconds=first['settings']['cpu_seconds'], questions=first['settings']['questions'])
@@ -280,9 +282,10 @@ def summarise(records: Iterable[dict]) -> dict:
 # %% ../../nbs/55_ablation.ipynb #dc4439c4
 SHOWN = {'cf32': 'cf32', 'demo32_fused': 'demo32, fused', 'rule32': 'rule32', 'op_probe': 'op probe'}
 
-def _verdict(difference: dict, seeds: int) -> str:
-    "+ or − where the interval, of three seeds or more, does not hold zero; otherwise nothing."
-    if seeds < 3: return ''
+def _verdict(row: dict) -> str:
+    "+ or − where the interval of the difference, of three seeds or more, does not hold zero; otherwise, and where nothing was trained, nothing."
+    difference = row['difference']
+    if len(row['seeds']) < 3 or not row['trained']: return ''
     return '+' if difference['low'] > 0 else '−' if difference['high'] < 0 else ''
 
 def plot_ablation(result: dict):
@@ -297,10 +300,11 @@ def plot_ablation(result: dict):
         for i, name in enumerate(names):
             row, beside = variants[name][measure], variants[variants[name]['beside']][measure]
             d = row['difference']
-            colour = colours[_verdict(d, len(row['seeds']))]
+            colour = colours[_verdict(row)]
             if d['low'] is not None: panel.plot([100 * d['low'], 100 * d['high']], [i, i], color=colour, lw=2, alpha=.8, solid_capstyle='butt')
             panel.scatter([100 * (a - b) for a, b in zip(row['seeds'], beside['seeds'])], [i] * len(row['seeds']), s=6, color=colour, alpha=.6, linewidths=0)
             panel.scatter(100 * d['mean'], i, s=26, color=colour, zorder=3)
+            if not row['trained']: panel.text(.5, i, 'not trained', transform=panel.get_yaxis_transform(), ha='center', va='center', fontsize=7, color='grey')
             if row['untrained'] is not None: panel.text(1.02, i, f'{row["untrained"]:.3f}', transform=panel.get_yaxis_transform(), va='center', fontsize=7, color='grey')
         panel.axvline(0, color='grey', lw=.8)
         panel.set_xlim(min(panel.get_xlim()[0], -1), max(panel.get_xlim()[1], 1))      # a hundredth of a point is no difference
@@ -319,7 +323,8 @@ def format_ablation(result: dict) -> str:
         d = row['difference']
         half = '' if d['low'] is None else f' ±{50 * (d["high"] - d["low"]):.1f}'
         floor = '' if row['untrained'] is None else f' [{row["untrained"]:.3f}]'
-        return f'{row["mean"]:.3f}{floor}' + ('' if name == BASELINE else f' ({100 * d["mean"]:+.1f}{half}){_verdict(d, len(row["seeds"]))}')
+        if not row['trained']: return f'{row["mean"]:.3f}{floor} not trained'
+        return f'{row["mean"]:.3f}{floor}' + ('' if name == BASELINE else f' ({100 * d["mean"]:+.1f}{half}){_verdict(row)}')
     wide, second = max(map(len, variants)) + 2, max(len('beside'), *(len(row['beside']) for row in variants.values())) + 2
     lines = [f'{len(result["seeds"])} seeds, {result["cpu_seconds"]:g} CPU-s of training each; in square brackets the same network untrained, in round ones the difference in points to the variant that it stands beside, with its 95 % interval; + or − where that does not hold 0, from 3 seeds on',
              f'{"":{wide}s}{"beside":{second}s}' + ''.join(f'{SHOWN[m]:30s}' for m in measures) + f'{"steps":>7s}{"tasks":>9s}{"CPU-s":>8s}{"loss":>8s}']

@@ -251,7 +251,10 @@ def retrieval_html(run_dir: Path) -> str:
               'no learning: the same network with random weights, those statistics alone, likeness to the input, guessing. Only what is above all of them was learned; the verdict compares question by question.</p>')
     if missing := table.get('not_trained'): words += f'<p>Not trained in this run, so that the figures are those of random weights: {escape(", ".join(f"{name} ({why})" for name, why in missing.items()))}.</p>'
     wrong = {name: x for name in MEASURES if isinstance(row := table.get(name), dict) and (x := (row.get('controls') or {}).get('shuffled')) is not None}
-    if wrong: words += f'<p>Asked with the rule or program of another task, the same network gets {", ".join(f"{name} {percent(x)}" for name, x in wrong.items())}: what is far above that is read from the task, not from the candidates.</p>'
+    if wrong: words += f'<p>Asked with the rule or program of another task, the same network gets {", ".join(f"{name} {percent(x)}" for name, x in wrong.items())}: what is far above that is read from the task, not from the candidates. (The output of a real task often looks like its input, which is enough among outputs of other tasks.)</p>'
+    if (given := ((table.get('rule32') or {}) if isinstance(table.get('rule32'), dict) else {}).get('controls') or {}).get('medoid') is not None:
+        words += (f'<p>The true program of rule32 has its near misses around it, so whoever compares the candidates with each other, and reads no demonstration, finds it in {percent(given["medoid"])}. The network sees one candidate at a time and cannot do that, as the figure for another task shows. '
+                  f'Two demonstrations can tell {percent(given.get("ceiling"))} at best.</p>')
     if read_entry(rank, 'latent')[0] is not None:
         words += f'<p>Effective rank of the latents: {count(read_entry(rank, "latent")[0], 1)} (untrained {count((rank.get("floors") or {}).get("untrained"), 1)}). An alarm when below 4, otherwise no measure of quality.</p>'
     if isinstance(found := table.get('diagnostics'), dict): words += _alarms_html(found.get('alarms') or [])

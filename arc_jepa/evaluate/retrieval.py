@@ -473,13 +473,13 @@ def plot_retrieval(table: dict):
 
 # %% ../../nbs/51_retrieval.ipynb #250027
 def format_table(table: dict) -> str:
-    "A `retrieval_table` as text: a line a measure, then a line for each length and kind of program, floors behind it; below, a line an alarm."
+    "A `retrieval_table` as text: a line a measure with its floors and the verdict, then a line for each length and kind of program; below, a line an alarm."
     def share(entry): return f'{entry["value"]:6.3f}' + (f' [{entry["low"]:.3f}, {entry["high"]:.3f}]' if 'low' in entry else ' ' * 15)
     def line(name, row): return f'{name:21s}{row["n"]:6d} ' + ''.join(f'{share(row[kind]) if kind in row else "":23s}' for kind in ('latent', 'fused')) + ', '.join(f'{k} {v:.3f}' for k, v in row['floors'].items())
     lines = [f'{"trained" if table["trained"] else "UNTRAINED"}, {table["steps"]} steps', f'{"":21s}{"n":>6s}  {"latent":23s}{"fused":22s}floors']
-    lines += [line(name, table[name]) for name in (*MEASURES, 'effective_rank') if name in table]
+    lines += [line(name, table[name]) + (f': {above_floor(table[name])}' if 'beyond' in table[name] else '') for name in (*MEASURES, 'effective_rank') if name in table]
     controls = {name: table[name]['controls'] for name in MEASURES if 'controls' in table.get(name, {})}
-    if controls: lines.append('controls: ' + '; '.join(f'{name} ' + ', '.join(f'{control} {value:.3f}' for control, value in row.items()) for name, row in controls.items()))
+    if controls: lines.append('controls (shuffled: asked with another question\'s rule or program; medoid: by the list of candidates alone; ceiling: what two demonstrations can tell): ' + '; '.join(f'{name} ' + ', '.join(f'{control} {value:.3f}' for control, value in row.items()) for name, row in controls.items()))
     if missing := table.get('not_trained'): lines.append('not trained in this run, so that the figures are those of random weights: ' + ', '.join(f'{name} ({why})' for name, why in missing.items()))
     for group in ('by_length', 'by_kind'):
         for name, parts in (table.get(group) or {}).items(): lines += [f'{name}, {group.replace("_", " ")}', *(line(f'  {part}', row) for part, row in parts.items())]

@@ -357,6 +357,7 @@ def write_triples(manifest: Path | str, path: Path | str, counterfactuals: int =
             for record in found: file.write(json.dumps(record, separators=(',', ':')).encode() + b'\n')
             counts['triples'] += len(found)
             families[found[0]['metadata']['rule_family']] += len(found)
+        if not counts['triples']: raise DatasetError(f'{manifest}: no triples in its {len(tasks):,} tasks ({counts["without_program"]:,} without a program, {counts["too_few_counterfactuals"]:,} with too few counterfactuals); {path} is left as it was. Right would be tasks with programs, as `arc-jepa generate` writes them')
     return {**counts, 'tasks': len(tasks), 'rule_families': dict(families.most_common()), 'counterfactuals': counterfactuals, 'cpu_seconds': round(time.process_time() - start, 2)}
 
 # %% ../../nbs/21_corpus.ipynb #1d439ae6
@@ -431,6 +432,7 @@ def read_triples(path: Path | str, skip_bad: bool = False, progress: bool = Fals
 
     Raises DatasetError or GridError, with file and line, for the first bad line, unless `skip_bad` leaves such lines out and counts them; DatasetError too where there is no file or no triple in it."""
     from tqdm import tqdm
+    if Path(path).is_dir(): raise DatasetError(f'{path}: a directory; right would be the file of triples in it')
     if not Path(path).is_file(): raise DatasetError(f'{path}: no such file; `arc-jepa triples --manifest … --output {path}` writes one')
     file, found, skipped, on_input = ManifestFile(path), [], 0, {}
     for i in tqdm(range(len(file)), desc='reading triples', unit='line', disable=not progress, delay=1, file=sys.stderr):

@@ -269,6 +269,7 @@ WEIGHTS, DESCRIPTION = 'model.safetensors', 'jepa.json'
 def demonstration_pairs(task: Task | Sequence[Pair]) -> tuple[Pair, ...]:
     "The pairs of a `Task` that everybody may see, or the given pairs."
     pairs = tuple(task.demonstrations if isinstance(task, Task) else task)
+    if any(not isinstance(pair, Pair) for pair in pairs): raise ValueError(f'a task is a Task or a sequence of Pair(input, output), not {type(task).__name__} of {type(pairs[0]).__name__}')
     if not pairs or any(pair.output is None for pair in pairs):
         raise ValueError('a rule is inferred from at least one demonstration pair, and each needs an output')
     return pairs
@@ -456,7 +457,8 @@ def load(cls, run_dir: Path | str, device: str = 'cpu') -> Jepa:
     try:
         about = json.loads(path.read_text(encoding='utf8'))
         config = JepaConfig.model_validate_json(json.dumps(about['config']))
-        about['op_table'], about['tokenizer'], about['sha256'], about['n_ops'], about['trained'], about['steps']
+        about['op_table'], about['tokenizer'], about['sha256'], about['n_ops']
+        if not (isinstance(about['trained'], bool) and isinstance(about['steps'], int)): raise ValueError('trained is not true or false, or steps no number')
     except (ValueError, KeyError, TypeError) as error:
         raise JepaError(f'{path}: damaged, {error!r}; take the run directory from a backup or train again') from None
     _check(path, 'trained with the operation table', about['op_table'], op_table_hash(), 'operations were added or changed, so train again')

@@ -5,6 +5,7 @@
 # %% ../../nbs/31_training.ipynb #310003
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -29,7 +30,7 @@ from ..generate.corpus import TripleBatches, read_triples, split_triples
 from ..generate.generator import GenerateConfig, TaskBatch, sample_batch
 from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_augmented
 from ..jepa.diagnostics import Alarm, alarms, diagnose, diagnostic_tags, remedy
-from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, JepaConfig, JepaError, WorldModel, batch_losses
+from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, DESCRIPTION, JepaConfig, JepaError, WEIGHTS, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..threads import compute_threads
 from ..jepa.tokens import Prepared, tokenizer_hash
@@ -325,6 +326,15 @@ def _start(trainer: Trainer, run_dir: Path, resume: bool | str | Path) -> None:
         print(said, file=sys.stderr)
     elif checkpoints(run_dir):
         raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with --resume (resume=True), or choose another directory')
+    if trainer.progress.step == 0 and (run_dir/DESCRIPTION).exists(): _keep_earlier(run_dir)
+
+def _keep_earlier(run_dir: Path) -> None:
+    "A run that begins anew where the checkpoints of a trained model are gone, or not whole, leaves that model and its figures in a directory of their own."
+    place = next(p for n in itertools.count(1) if not (p := run_dir/('previous' if n == 1 else f'previous_{n}')).exists())
+    place.mkdir()
+    for name in (DESCRIPTION, WEIGHTS, METRICS, EMBEDDING_METRICS, 'metrics.json', 'config.yaml'):
+        if (run_dir/name).exists(): (run_dir/name).rename(place/name)
+    print(f'{run_dir} held a trained model and no whole checkpoint to go on from: it is kept in {place}', file=sys.stderr)
 
 def _set_aside(checkpoint: Path, taken: Path | None) -> None:
     "A run that goes back to an earlier checkpoint leaves the later ones under another name, or `resume` would find them again."
@@ -361,6 +371,7 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool | str | Path, max_se
     _start(trainer, run_dir, resume)
     save_config(config, run_dir/'config.yaml')
     log = Log(run_dir, config.logging, trainer.progress.step)
+    if trainer.progress.step < config.steps: trainer.batch(trainer.progress.step)       # compiles what is not compiled yet, before the clock starts; a batch is a function of its number
     try:
         with StopRequest() as stop: _loop(trainer, run_dir, log, stop, max_seconds, progress)
     except FloatingPointError as error: raise FloatingPointError(f'{run_dir}: {error}') from None
