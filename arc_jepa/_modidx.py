@@ -1221,8 +1221,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                         'arc_jepa/evaluate/retrieval.py'),
                                              'arc_jepa.evaluate.retrieval._one_step': ( 'retrieval.html#_one_step',
                                                                                         'arc_jepa/evaluate/retrieval.py'),
-                                             'arc_jepa.evaluate.retrieval._op_shares': ( 'retrieval.html#_op_shares',
-                                                                                         'arc_jepa/evaluate/retrieval.py'),
                                              'arc_jepa.evaluate.retrieval._other_programs': ( 'retrieval.html#_other_programs',
                                                                                               'arc_jepa/evaluate/retrieval.py'),
                                              'arc_jepa.evaluate.retrieval._other_rules': ( 'retrieval.html#_other_rules',

@@ -217,7 +217,10 @@ class Pilot:
         try:
             made = json.loads((self.run_dir/stage.file).read_text())
             if stage.name == 'train': self.work.jepa()
-            if stage.name == 'probe' and (lacking := [name for name in MEASURES if not isinstance(made.get(name), dict) or 'beyond' not in made[name]] + [f'pictures/{name}.png' for name in PICTURES if not (self.run_dir/'pictures'/f'{name}.png').is_file()]): return f'{stage.file} or what belongs to it lacks {lacking[0]}'
+            if stage.name == 'probe':
+                lacking = [f'{stage.file} lacks {name}' for name in MEASURES if 'beyond' not in made.get(name, ())]
+                lacking += [f'{path} is not there' for name in PICTURES if not (self.run_dir/(path := f'pictures/{name}.png')).is_file()]
+                if lacking: return lacking[0]
             if stage.name.startswith('solve ') and not {'variants', 'results'} <= made.keys(): return f'{stage.file} lacks its results'
             if stage.name == 'generate':
                 if made['held_out_tasks']: list(load_tasks(self.run_dir/'data/heldout.jsonl'))

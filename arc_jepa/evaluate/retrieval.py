@@ -23,7 +23,8 @@ from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfi
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
 from ..jepa.diagnostics import Alarm, diagnose, effective_rank
 from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig
-from ..jepa.tokens import TokenSettings, Tokens, join, pair_statistics, tokenize
+from ..jepa.objectives import op_shares
+from ..jepa.tokens import N_STATISTICS, TokenSettings, Tokens, join, pair_statistics, tokenize
 from ..statistics import as_number, bootstrap_mean, wilson_interval
 
 # %% auto #0
@@ -128,25 +129,19 @@ def statistics_scores(questions: Sequence[Question], settings: TokenSettings = T
     return _table(questions, row)
 
 # %% ../../nbs/51_retrieval.ipynb #a4b9ca3c
-def _op_shares(programs: np.ndarray) -> np.ndarray:
-    "float32 …×N_OPS: how often each operation occurs in programs …×12×4, as shares."
-    numbers = programs[..., 0].astype(int)
-    shares = (numbers[..., None] == np.arange(N_OPS)).sum(-2).astype(np.float32)
-    shares[..., 0] = 0
-    return shares / np.maximum(shares.sum(-1, keepdims=True), 1)
-
 def statistics_rule_scores(questions: Sequence[Question], settings: TokenSettings = TokenSettings(), seed: int = 0, curriculum: GenerateConfig | None = None, n_tasks: int = 4000) -> np.ndarray:
     "Mean log-probability of the operations of each candidate program, given nothing but hand statistics of the demonstrations; fitted on `n_tasks` other tasks of the `curriculum`."
     import torch
     batch = sample_batch(curriculum, HELD_OUT_SEED + 970 + seed, 0, n_tasks, 3)
-    def described(packed, pairs): return _statistics_of_pairs(packed, tokenize(packed, settings)).reshape(-1, pairs, 80).mean(1)
+    def described(packed, pairs): return _statistics_of_pairs(packed, tokenize(packed, settings)).reshape(-1, pairs, N_STATISTICS).mean(1)
     known = described(batch.grids, 3)
     mean, spread = known.mean(0), known.std(0) + 1e-6
     def features(x): return torch.from_numpy(np.concatenate([(x - mean) / spread, np.ones((len(x), 1))], 1)).float()
-    weights = _fit_softmax(features(known), torch.from_numpy(_op_shares(batch.programs)), 1e-3, torch.zeros(81, N_OPS))
+    def shares(programs): return op_shares(torch.from_numpy(programs.astype(np.int64)), N_OPS)
+    weights = _fit_softmax(features(known), shares(batch.programs), 1e-3, torch.zeros(N_STATISTICS + 1, N_OPS))
     asked = np.concatenate([described(pack(g for pair in q.demonstrations for g in (pair.input, pair.output)), len(q.demonstrations)) for q in questions])
-    surprise = torch.log_softmax(features(asked) @ weights, 1).numpy()
-    return _table(questions, lambda q, i: _op_shares(q.programs) @ surprise[i])
+    log_shares = torch.log_softmax(features(asked) @ weights, 1)
+    return _table(questions, lambda q, i: (shares(q.programs) @ log_shares[i]).numpy())
 
 # %% ../../nbs/51_retrieval.ipynb #4b6efdbc
 def _agreement(programs: np.ndarray) -> np.ndarray:
