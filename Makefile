@@ -1,8 +1,9 @@
 # Everything runs in .venv, made on first use from settings.ini and constraints.txt.
-# PYTHON: the interpreter that makes .venv (3.11 or later). JOBS: notebooks run at once. ARGS: passed on to the command.
+# PYTHON: the interpreter that makes .venv (3.11 or later). JOBS: notebooks run at once. ARGS: passed on to the command. NB: the notebook of `make run`.
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+NB ?=
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # pip says nothing for most of a minute while it unpacks: a dot every other second shows that it is alive
 ALIVE := (while sleep 2; do printf . >&2; done) & alive=$$!; trap 'kill $$alive; echo >&2' EXIT;
 
-.PHONY: help install pilot test bounds export readme docs lab constraints clean
+.PHONY: help install pilot test bounds kills export readme docs run lab constraints clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ test: $(DEV) ## notebooks and package in step, notebooks run, pytest
 bounds: $(DEV) ## a million random programs with bounds checks, after a change of a kernel (two minutes)
 	$(BIN)/python tests/bounds.py
 
+kills: $(DEV) ## kill 200 training runs at random moments and inside of saves, and compare how they end (ten minutes)
+	$(BIN)/python tests/killed.py many 200
+
 export: $(DEV) ## write modules and README from the notebooks, and clean the notebooks
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
@@ -65,6 +69,9 @@ readme: $(DEV) ## write README.md from nbs/index.ipynb
 docs: $(DEV) ## write the notebooks as pages to docs/_build, index.html first
 	for folder in . guides; do $(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir docs/_build/$$folder nbs/$$folder/*.ipynb; done
 	sed -i -E 's/href="([^":]+)\.ipynb/href="\1.html/g' docs/_build/*.html docs/_build/guides/*.html
+
+run: $(DEV) ## execute a run notebook: make run NB=train_jepa ARGS='-p config jepa_tiny'
+	$(BIN)/arc-jepa notebook $(NB) $(ARGS)
 
 lab: $(DEV) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir nbs $(ARGS)

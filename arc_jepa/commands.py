@@ -17,9 +17,10 @@ import typer
 from . import __version__
 
 # %% auto #0
-__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'data', 'TasksPath', 'main', 'pilot',
-           'generate', 'triples', 'train', 'probe', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'ablate',
-           'Benchmark', 'bench']
+__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'NEWEST', 'runs', 'RunDirectory', 'data',
+           'TasksPath', 'main', 'pilot', 'generate', 'triples', 'train', 'probe', 'runs_list', 'runs_show',
+           'runs_verify', 'runs_prune', 'runs_pin', 'runs_backup', 'doctor', 'notebook', 'tune', 'solve', 'evaluate',
+           'show', 'check', 'tokenize', 'ablate', 'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond, which beside another busy process costs several times the work itself. Training computes in threads of its own
@@ -118,21 +119,40 @@ def triples(manifest: Annotated[Path, typer.Option('--manifest', '-m', help='Man
         counted = write_triples(manifest, output, counterfactuals, seed)
         typer.echo(json.dumps(counted) if as_json else f'{counted["triples"]:,} triples of {counted["tasks"]:,} tasks ({counted["without_program"]} without a program, {counted["too_few_counterfactuals"]} with too few counterfactuals), {counted["cpu_seconds"]} CPU-s: {output}')
 
-@app.command(epilog='Example: `arc-jepa train --config jepa_tiny --output artifacts/jepa/tiny training.epochs=2`')
-def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Run directory; artifacts/jepa/CONFIG if left out.')] = None,
-          resume: Annotated[bool, typer.Option('--resume', help='Go on from the newest valid checkpoint in the run directory; without one, a new run starts.')] = False,
-          checkpoint: Annotated[Optional[Path], typer.Option('--checkpoint', help='Go on from this checkpoint instead.')] = None, as_json: AsJson = False) -> None:
-    "Train the JEPA on generated tasks. Ctrl-C and SIGTERM save first; `--resume` goes on, bit for bit."
+NEWEST = 'newest'       # what `--resume` alone stands for
+
+class _Resumes(typer.core.TyperCommand):
+    "A command whose `--resume` may stand alone or have a path behind it: click knows options with a value and options without, not both."
+    def parse_args(self, ctx, args):
+        def names_one(word: str) -> bool: return Path(word).exists() or not (word.startswith('-') or '=' in word)       # KEY=VALUE is an override
+        args = [f'--resume={NEWEST}' if word == '--resume' and not (args[i + 1:] and names_one(args[i + 1])) else word for i, word in enumerate(args)]
+        return super().parse_args(ctx, args)
+
+@app.command(cls=_Resumes, epilog='Example: `arc-jepa train --config jepa_tiny --output artifacts/jepa/tiny training.epochs=2`')
+def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Run directory; training.checkpoint_dir of the config, or artifacts/jepa/CONFIG, if left out.')] = None,
+          resume: Annotated[Optional[str], typer.Option('--resume', metavar='[CHECKPOINT]', help='Go on from the newest valid checkpoint in the run directory (without one, a new run starts), or from the one that is named.')] = None,
+          device: Annotated[Optional[str], typer.Option('--device', help='cpu or cuda; the same as training.device=…')] = None,
+          mixed_precision: Annotated[Optional[str], typer.Option('--mixed-precision', help='none, bf16 or fp16; the same as training.mixed_precision=…')] = None, as_json: AsJson = False) -> None:
+    """Train the JEPA on generated tasks. Ctrl-C and SIGTERM save first; `--resume` goes on, bit for bit.
+
+    On several GPUs or machines: `torchrun --nproc-per-node 2 --no-python arc-jepa train …`."""
     with _clear_errors():
         _stop_on_sigterm('what was trained is saved; --resume goes on')      # until training takes over, which saves first
         from dataclasses import asdict
         from arc_jepa.config import load_config
         from arc_jepa.evaluate.predictions import prediction_metrics
         from arc_jepa.train.training import TrainConfig, train_jepa
-        settings, directory = load_config(TrainConfig, config, overrides or []), output or Path('artifacts/jepa')/Path(config).stem
+        from arc_jepa.processes import rank
+        shorthands = [f'training.{key}={value}' for key, value in (('device', device), ('mixed_precision', mixed_precision)) if value is not None]
+        settings = load_config(TrainConfig, config, [*shorthands, *(overrides or [])])
+        place = Path(resume) if resume not in (None, NEWEST) else None         # a checkpoint, or a run directory
+        if place and not place.exists(): raise ValueError(f'{place}: no such file; --resume takes a checkpoint, a run directory, or nothing')
+        newest = place is None or place.is_dir()
+        default = settings.training.checkpoint_dir or Path('artifacts/jepa')/Path(config).stem
+        directory = output or (default if place is None else place if newest else place.parent)
         _check_directory(directory)
-        result = train_jepa(settings, directory, resume=checkpoint or resume, measure=prediction_metrics)
-        typer.echo(json.dumps(asdict(result)) if as_json else f'{result.steps} steps, {result.tasks_per_second:.0f} tasks/s: {result.run_dir}')
+        result = train_jepa(settings, directory, resume=resume is not None if newest else place, measure=prediction_metrics)
+        if rank() == 0: typer.echo(json.dumps(asdict(result)) if as_json else f'{result.steps} steps, {result.tasks_per_second:.0f} tasks/s: {result.run_dir}')
 
 @app.command(epilog='Example: `arc-jepa probe artifacts/pilot/jepa --json`')
 def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a trained JEPA.')], tasks: Annotated[int, typer.Option('--tasks', min=8, help='Synthetic questions; half as many real ones.')] = 400,
@@ -146,6 +166,134 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
         table = probe_table(jepa, tasks)
         if pictures is not None: write_pictures(jepa, table, pictures)
         typer.echo(json.dumps(dict(trained=table['trained'], steps=table['steps'], **probe_summary(table), diagnostics=table.pop('diagnostics'), table=table)) if as_json else format_table(table))
+
+# %% ../nbs/81_commands.ipynb #runs0001
+runs = typer.Typer(no_args_is_help=True, rich_markup_mode='markdown', help='Look at what training runs left: checkpoints, which of them are whole, what may go, a copy elsewhere.')
+app.add_typer(runs, name='runs')
+
+RunDirectory = Annotated[Path, typer.Argument(metavar='DIR', help='Run directory.')]
+
+@runs.command('list', epilog='Example: `arc-jepa runs list artifacts`')
+def runs_list(directory: Annotated[Path, typer.Argument(metavar='DIR', help='A directory of run directories, or one.')] = Path('artifacts'), as_json: AsJson = False) -> None:
+    "All runs below a directory: newest step, number of checkpoints, bytes, what is wrong. Exit code 1 when there are none."
+    with _clear_errors():
+        from arc_jepa.train.runs import describe_run, run_dirs
+        found = [describe_run(path) for path in run_dirs(directory)]
+        if not found: raise ValueError(f'{directory}: no runs there; right would be a directory that `arc-jepa train` wrote to')
+        if as_json: typer.echo(json.dumps(found)); return
+        for run in found:
+            bad = sum(c['problem'] is not None for c in run['checkpoints'])
+            typer.echo(f'{run["run_dir"]}: step {run["step"]}, {len(run["checkpoints"])} checkpoints{f", {bad} of them BAD" if bad else ""}, model {run["model"] or "whole"}, {run["bytes"] / 1e6:.1f} MB')
+
+@runs.command('show', epilog='Example: `arc-jepa runs show artifacts/jepa/jepa_tiny --json`')
+def runs_show(directory: RunDirectory, as_json: AsJson = False) -> None:
+    "One run: each checkpoint with step, loss, size, hashes, and whether it is whole. `state_sha256` (with --json) is equal for runs that ended in the same state, to the last bit."
+    with _clear_errors():
+        from arc_jepa.train.runs import describe_run, format_run
+        run = describe_run(directory)
+        typer.echo(json.dumps(run) if as_json else format_run(run))
+
+@runs.command('verify', epilog='Example: `arc-jepa runs verify artifacts/jepa/jepa_tiny`')
+def runs_verify(directory: RunDirectory, as_json: AsJson = False) -> None:
+    "Read everything and compare it with its hashes. Exit code 1 when something is damaged, unfinished or missing."
+    with _clear_errors():
+        from arc_jepa.train.runs import describe_run
+        run = describe_run(directory)
+        wrong = {c['name']: c['problem'] for c in run['checkpoints'] if c['problem']} | ({'model': run['model']} if run['model'] else {})
+        if as_json: typer.echo(json.dumps(dict(run_dir=run['run_dir'], whole=len(run['checkpoints']) - len(wrong.keys() - {'model'}), wrong=wrong)))
+        else: typer.echo('\n'.join(f'{directory}/{name}: {why}' for name, why in wrong.items()) or f'{directory}: {len(run["checkpoints"])} checkpoints and the model are whole')
+    if wrong: raise typer.Exit(1)
+
+@runs.command('prune', epilog='Example: `arc-jepa runs prune artifacts/jepa/jepa_tiny --keep 1`')
+def runs_prune(directory: RunDirectory, keep: Annotated[int, typer.Option('--keep', min=1, help='Newest whole checkpoints that stay, beside the best one and those that are pinned.')] = 1,
+               damaged: Annotated[bool, typer.Option('--damaged', help='Remove what is damaged or unfinished as well.')] = False,
+               dry_run: Annotated[bool, typer.Option('--dry-run', help='Only say what would go.')] = False, as_json: AsJson = False) -> None:
+    "Make room: remove older checkpoints."
+    with _clear_errors():
+        from arc_jepa.train.runs import prune
+        done = prune(directory, keep, damaged, dry_run)
+        typer.echo(json.dumps(done) if as_json else f'{"would remove" if dry_run else "removed"} {", ".join(done["removed"]) or "nothing"} ({done["freed_bytes"] / 1e6:.2f} MB); kept {", ".join(done["kept"]) or "nothing"}')
+
+@runs.command('pin', epilog='Example: `arc-jepa runs pin artifacts/jepa/jepa_tiny/checkpoint_epoch_0001.pt`')
+def runs_pin(checkpoint: Annotated[Path, typer.Argument(metavar='CHECKPOINT', help='A file checkpoint_….pt.')], release: Annotated[bool, typer.Option('--release', help='Let it go again.')] = False) -> None:
+    "Keep a checkpoint, whatever training and pruning remove."
+    with _clear_errors():
+        from arc_jepa.train.runs import pin
+        pin(checkpoint, not release)
+
+@runs.command('backup', epilog='Example: `arc-jepa runs backup artifacts/jepa/jepa_tiny artifacts/backup/jepa_tiny`')
+def runs_backup(directory: RunDirectory, destination: Annotated[Path, typer.Argument(metavar='DEST', help='Directory to copy to.')], as_json: AsJson = False) -> None:
+    "Copy what is whole and new: checkpoints, model, figures. Safe while the run trains, and to be repeated. Exit code 1 when something damaged was left out."
+    with _clear_errors():
+        from arc_jepa.train.runs import backup
+        done = backup(directory, destination)
+        typer.echo(json.dumps(done) if as_json else '\n'.join([f'{len(done["copied"])} files copied to {destination}, {len(done["skipped"])} were there already', *(f'left out {name}: {why}' for name, why in done['refused'].items())]))
+    if done['refused']: raise typer.Exit(1)
+
+# %% ../nbs/81_commands.ipynb #runs0002
+@app.command(epilog='Example: `arc-jepa doctor artifacts/pilot/jepa`')
+def doctor(directory: RunDirectory, as_json: AsJson = False) -> None:
+    "Read the figures and checkpoints of a run, finished or not, and say what is wrong with it, on what evidence, and what to change. Exit code 3 when something is."
+    with _clear_errors():
+        from dataclasses import asdict
+        from arc_jepa.train.doctor import examine, format_findings, read_records
+        records = read_records(directory)
+        findings = examine(records)
+        typer.echo(json.dumps(dict(run_dir=str(directory), healthy=not findings, findings=[asdict(f) for f in findings])) if as_json else format_findings(records, findings))
+    if findings: raise typer.Exit(3)
+
+# %% ../nbs/81_commands.ipynb #runs0004
+class _Parameters(typer.core.TyperCommand):
+    "A command whose `-p` takes two words, as papermill's does; click options that can be repeated take one."
+    def parse_args(self, ctx, args):
+        words, joined = list(args), []
+        while words:
+            joined.append(words.pop(0))
+            if joined[-1] in ('-p', '--parameter') and words:
+                name = words.pop(0)
+                joined.append(name if '=' in name or not words else f'{name}={words.pop(0)}')
+        return super().parse_args(ctx, joined)
+
+@app.command(cls=_Parameters, epilog='Example: `arc-jepa notebook train_jepa -p config jepa_tiny -p training.epochs 5`')
+def notebook(name: Annotated[Optional[str], typer.Argument(help='A run notebook by name, or a path; left out: which there are.')] = None,
+             parameters: Annotated[Optional[list[str]], typer.Option('--parameter', '-p', metavar='NAME VALUE', help='A parameter of the notebook, or a key of the config. May be repeated.')] = None,
+             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='The copy with outputs; artifacts/notebooks/NAME.ipynb if left out.')] = None) -> None:
+    """Execute a run notebook with papermill. The same command goes on after a kill.
+
+    The copy with its outputs grows while it runs, and can be opened meanwhile."""
+    with _clear_errors():
+        from arc_jepa.notebooks import find_notebook, notebook_names, parameters_of, run_notebook
+        if name is None:
+            for each in notebook_names(): typer.echo(f'{each}: {", ".join(parameters_of(find_notebook(each)))}')
+            return
+        if wrong := [word for word in parameters or [] if '=' not in word]: raise ValueError(f'-p {wrong[0]}: a value is missing; parameters are given as -p NAME VALUE')
+        given = [(word.partition('=')[0], word.partition('=')[2]) for word in parameters or []]
+        _stop_on_sigterm('the same command goes on')
+        typer.echo(run_notebook(name, given, output))
+
+@app.command(epilog='Example: `arc-jepa tune --config jepa_pilot --trials 20 --seconds 60 --key optimizer.lr --key loss.temperature=0.05:0.2`')
+def tune(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', keys: Annotated[Optional[list[str]], typer.Option('--key', '-k', metavar='KEY[=LOW:HIGH|=A,B,C]', help='What to vary, and in which range or choice; left out: learning rate, batch, warm-up, queue and temperature.')] = None,
+         rates: Annotated[bool, typer.Option('--rates', help='Only the range test of learning rates: one short run.')] = False,
+         trials: Annotated[int, typer.Option('--trials', min=2, help='Finished runs in the study, those of earlier calls included.')] = 20, seconds: Annotated[float, typer.Option('--seconds', min=0.1, help='CPU seconds of training a run.')] = 60.0,
+         questions: Annotated[int, typer.Option('--questions', min=8, help='That judge a run.')] = 200,
+         output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Directory of the study; artifacts/tuning/CONFIG if left out.')] = None, as_json: AsJson = False) -> None:
+    "Find settings: a range test of learning rates, or a study (Optuna, SQLite) by cf32 at equal CPU seconds. Interrupted, the same command goes on."
+    with _clear_errors():
+        _stop_on_sigterm('finished runs are kept; the same command goes on')
+        from arc_jepa.config import load_config, write_atomic
+        from arc_jepa.evaluate.tuning import format_study, parse_space, plot_rates, rate_range, tune as study
+        from arc_jepa.train.training import TrainConfig
+        settings, directory = load_config(TrainConfig, config, ['training.threads=1', *(overrides or [])]), output or Path('artifacts/tuning')/Path(config).stem
+        _check_directory(directory)
+        if rates:
+            found = rate_range(settings)
+            result = dict(suggested=found.suggested, breaks=found.breaks, rates=found.rates.tolist(), losses=found.losses.tolist())
+            write_atomic(directory/'rates.json', json.dumps(result) + '\n')
+            plot_rates(found).savefig(directory/'rates.png', dpi=120)
+            typer.echo(json.dumps(result) if as_json else f'the loss falls fastest at {found.suggested:.1e}' + (f' and breaks at {found.breaks:.1e}' if found.breaks else '') + f': {directory}/rates.png')
+            return
+        result = study(settings, directory, parse_space(keys or []) or None, trials, seconds, questions)
+        typer.echo(json.dumps(result) if as_json else f'{format_study(result)}\n{directory}/best.yaml, {directory}/study.png')
 
 # %% ../nbs/81_commands.ipynb #810009
 def _drawn(task, solution) -> str:
@@ -198,9 +346,10 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
         if max_nodes is None and budget is None: max_nodes = 20_000
         loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
         if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
-        report = run(loaded[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa))
+        journal = output and output.with_suffix('.journal.jsonl')       # what was solved, until the report is there: the same command goes on
+        report = run(loaded[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa), journal=journal)
         report.json['dataset']['skipped'] = loaded.skipped
-        if output: report.write(output)
+        if output: report.write(output); journal.unlink(missing_ok=True)
         best = report.json['variants'][list(report.json['variants'])[-1]]
         flat = {'solved_tasks': best['solved_count'], 'tasks': report.json['total_tasks'], 'solved_one_attempt': best['solved_one_attempt'], 'cpu_s_per_item': best['cpu_s_per_item'],
                 'programs_tested': best['avg_programs_tested'], 'full_fit_precision': best['full_fit_precision'], 'total_tasks': report.json['total_tasks'],
@@ -290,11 +439,11 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
 # %% ../nbs/81_commands.ipynb #810011
 class Benchmark(str, Enum):
     "What `arc-jepa bench` can measure."
-    kernels, search, generate, tokens, train, threads = 'kernels', 'search', 'generate', 'tokens', 'train', 'threads'
+    kernels, search, generate, tokens, train, threads, runs, processes = 'kernels', 'search', 'generate', 'tokens', 'train', 'threads', 'runs', 'processes'
 
 @app.command(epilog='Example: `arc-jepa bench search --json`')
 def bench(what: Annotated[Benchmark, typer.Argument(help='What to measure.')], as_json: AsJson = False) -> None:
-    "Rates per CPU-second on this machine: compiled operations, program search, task generation, tokens and shards, training, threads."
+    "Rates per CPU-second on this machine: compiled operations, program search, task generation, tokens and shards, training, threads; what saving and stopping cost, and two processes beside one."
     with _clear_errors():
         from arc_jepa.evaluate import bench as benchmarks
         result = getattr(benchmarks, f'bench_{what.value}')()

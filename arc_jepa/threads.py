@@ -41,13 +41,19 @@ def compute_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 # %% ../nbs/07_threads.ipynb #070007
+def _autocast_here() -> Callable[[], torch.autocast]:
+    "What sets a thread to the precision that this one computes in: torch keeps that for each thread."
+    on, dtype = torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu')
+    return lambda: torch.autocast('cpu', dtype, on)
+
 class _InThreads(torch.autograd.Function):
     "`function(*part)` of all parts as one operation; `tensors` are the parameters and then all tensors of the parts, for autograd to see."
     @staticmethod
     def forward(ctx, pool, function, parts, n_parameters, *tensors):
         def run(part):
             own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in part]
-            with torch.enable_grad(): return own, function(*own)
+            with torch.enable_grad(), autocast(): return own, function(*own)
+        autocast = _autocast_here()
         ctx.runs, ctx.pool, ctx.parameters = list(pool.map(run, parts)), pool, tensors[:n_parameters]
         ctx.set_materialize_grads(False)
         return tuple(x.detach() for _, found in ctx.runs for x in found)
@@ -78,7 +84,11 @@ def in_threads(function: Callable[..., Sequence[Tensor]], parts: Sequence[tuple]
     Go backward inside the block. `function` must change nothing, and draw nothing at random. An error in a thread is raised here."""
     if len(parts) == 1 or n_threads() == 1: return [tuple(function(*part)) for part in parts]
     pool = _pools[-1]
-    if not torch.is_grad_enabled(): return list(pool.map(torch.no_grad()(lambda part: tuple(function(*part))), parts))
+    if not torch.is_grad_enabled():
+        autocast = _autocast_here()
+        def run(part):
+            with torch.no_grad(), autocast(): return tuple(function(*part))
+        return list(pool.map(run, parts))
     parameters = list(dict.fromkeys(parameters))      # one that is named twice would get its gradient twice
     flat = _InThreads.apply(pool, function, parts, len(parameters), *parameters, *(x for part in parts for x in part if isinstance(x, Tensor)))
     n = len(flat) // len(parts)

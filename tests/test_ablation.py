@@ -20,7 +20,7 @@ from arc_jepa.generate.corpus import generate
 from arc_jepa.generate.generator import GenerateConfig
 from arc_jepa.jepa.models import Jepa, batch_losses, candidates_of, encode_batch
 from arc_jepa.jepa.tokens import COLOUR, MASKED_COLOUR, SCENE_OBJECTS, SCENE_SHARE
-from arc_jepa.train.training import TrainConfig, Trainer, learning_rate
+from arc_jepa.train.training import NotFinite, TrainConfig, Trainer, learning_rate
 
 BASE = load_config(TrainConfig, 'jepa_pilot', ['training.threads=1'])
 SMALL = override_config(BASE, {'training.batch_size': 8})
@@ -226,7 +226,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_alone(monkeypatch):
     monkeypatch.setattr(ablation, 'steps_within', lambda *_: 5)
     step = Trainer.step
     def breaks(trainer):
-        if trainer.progress.step == 3: raise FloatingPointError('step 3: the gradient is not finite')
+        if trainer.progress.step == 3: raise NotFinite('step 3: the gradient is not finite')
         return step(trainer)
     monkeypatch.setattr(Trainer, 'step', breaks)
     _, record = train_within(SMALL, 60)

@@ -48,7 +48,7 @@ def run(installed, *words, cwd=None):
 
 def test_wheel_holds_every_module_and_data_file_and_nothing_else(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name}
-    patterns = ('**/*.py', 'configs/*.yaml', 'library/*.txt')
+    patterns = ('**/*.py', 'configs/**/*.yaml', 'library/*.txt')
     assert found == {p.relative_to(TOP).as_posix() for pattern in patterns for p in PACKAGE.glob(pattern)}
 
 

@@ -23,7 +23,8 @@ from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, WorldModel, batch_losses
 from arc_jepa.statistics import wilson_interval
 from arc_jepa.train.runstate import CheckpointError
-from arc_jepa.train.training import TrainConfig, Trainer, read_metrics, train_jepa
+from arc_jepa.train.loop import read_metrics
+from arc_jepa.train.training import TrainConfig, Trainer, train_jepa
 
 K = 3
 RULES_OFF = dict(demonstrations=0.0, rule_program=0.0, prior=0.0)

@@ -20,6 +20,7 @@ from ..jepa.models import Jepa
 from ..jepa.shards import ShardError, Shards, write_shards
 from ..statistics import mean_interval
 from ..threads import compute_threads
+from ..train.loop import Halt
 from ..train.training import TrainConfig, Trainer, open_shards
 
 # %% auto #0
@@ -138,7 +139,7 @@ def steps_within(config: TrainConfig, cpu_seconds: float, warm: int = 3) -> int:
 def train_within(config: TrainConfig, cpu_seconds: float, tell: Callable[[float, float], None] = lambda spent, loss: None) -> tuple[Trainer, dict]:
     """Train for `cpu_seconds`; the trainer, and `{steps, planned_steps, tasks, cpu_s, avg_loss, stopped}`. `tell` hears CPU seconds and loss after each step.
 
-    `stopped` is None, or why the run ended early: it was at `HARD_STOP` times its budget, or the gradient was not finite (the weights are then those before that step)."""
+    `stopped` is None, or why the run ended early: it was at `HARD_STOP` times its budget, or a step that could not be done (the weights are then those before it)."""
     with compute_threads(config.training.threads):
         planned = steps_within(config, cpu_seconds)
         trainer, losses, stopped = Trainer(fit_schedule(config, planned)), [], None
@@ -146,7 +147,7 @@ def train_within(config: TrainConfig, cpu_seconds: float, tell: Callable[[float,
         while trainer.progress.step < planned and not stopped:
             if spent > HARD_STOP * cpu_seconds: stopped = f'at {spent:.1f} CPU-s, {HARD_STOP} times the budget'; break
             try: losses.append(trainer.step()['total'].item())
-            except FloatingPointError as wrong: stopped = str(wrong)
+            except Halt as wrong: stopped = str(wrong)
             spent = time.process_time() - began
             if losses: tell(spent, losses[-1])
     last = losses[-max(1, len(losses) // 10):]
@@ -175,8 +176,8 @@ def _flat(values: dict, prefix: str = '') -> dict[str, object]:
 def _settings(config: TrainConfig, cpu_seconds: float, questions: int) -> dict[str, object]:
     "What a run depends on, as flat JSON values; of shards and triples their content, not their place."
     shards, triples = open_shards(config), ManifestFile(config.dataset_triples) if config.dataset_triples else None
-    plain = config.model_dump(mode='json') | dict(pre_tokenized=shards.checksum if shards else None, dataset_triples=triples.content_hash if triples else None, cpu_seconds=float(cpu_seconds), questions=questions, op_table=op_table_hash())
-    return _flat(json.loads(json.dumps({name: value for name, value in plain.items() if name != 'logging'})))
+    plain = config.model_dump(mode='json') | dict(pre_tokenized=shards[0].checksum if shards else None, dataset_triples=triples.content_hash if triples else None, cpu_seconds=float(cpu_seconds), questions=questions, op_table=op_table_hash())
+    return _flat(json.loads(json.dumps({name: value for name, value in plain.items() if name not in ('logging', 'checkpoints')})))
 
 def _read_run(path: Path, settings: dict) -> dict | None:
     "A finished run, or None. Raises ValueError where it was made with other settings, or is no run."

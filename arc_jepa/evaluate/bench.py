@@ -16,7 +16,7 @@ from ..dsl.types import OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words
 
 # %% auto #0
 __all__ = ['ANCHORS', 'spread', 'rates', 'values_by_type', 'Calls', 'calls_of', 'nanoseconds', 'bench_kernels', 'bench_search',
-           'bench_generate', 'bench_tokens', 'bench_train', 'bench_threads']
+           'bench_generate', 'bench_tokens', 'bench_train', 'bench_threads', 'bench_runs', 'bench_processes']
 
 # %% ../../nbs/54_bench.ipynb #540004
 def spread(values) -> dict[str, float]:
@@ -305,3 +305,65 @@ def bench_threads(rounds: int = 5, config=None) -> dict:
     try: measure('beside_')
     finally: busy.kill(); busy.wait()
     return found | shares | dict(batch_size=size, rounds=rounds)
+
+# %% ../../nbs/54_bench.ipynb #bench0002
+def bench_runs(repeats: int = 5, config=None) -> dict:
+    """Seconds to `save` and to `verify` a checkpoint of `config` (a `TrainConfig`; None takes `jepa_pilot`), its `megabytes`, `share_of_a_minute` of training if it is saved once a minute, and `sigterm_s`, from SIGTERM to the end of a process that trains."""
+    import signal, tempfile
+    from pathlib import Path
+    from arc_jepa.config import load_config
+    from arc_jepa.train.loop import read_metrics
+    from arc_jepa.train.runstate import problem_with
+    from arc_jepa.train.training import TrainConfig, Trainer
+    config = config or load_config(TrainConfig, 'jepa_pilot')
+    trainer, saves, checks, stops = Trainer(config), [], [], []
+    trainer.step()          # the optimiser's moments are there from then on
+    with tempfile.TemporaryDirectory() as place:
+        for i in range(repeats):
+            begin = time.perf_counter(); path = trainer.state.save(place, f'checkpoint_step_{i:08d}', i); saves.append(time.perf_counter() - begin)
+            begin = time.perf_counter(); problem_with(path); checks.append(time.perf_counter() - begin)
+        size = path.stat().st_size
+        for i in range(min(repeats, 3)):
+            run_dir = Path(place)/f'run{i}'
+            child = subprocess.Popen([sys.executable, '-c', 'import sys; from arc_jepa.train.training import TrainConfig, train_jepa; train_jepa(TrainConfig.model_validate_json(sys.argv[1]), sys.argv[2], progress=False)', config.model_dump_json(), str(run_dir)], stderr=subprocess.DEVNULL)
+            try:
+                while not read_metrics(run_dir):
+                    if child.poll() is not None: raise RuntimeError(f'training ended with {child.returncode} before its first line of figures')
+                    time.sleep(0.01)
+                begin = time.perf_counter(); child.send_signal(signal.SIGTERM); child.wait(); stops.append(time.perf_counter() - begin)
+            finally: child.kill(); child.wait()
+    save = spread(saves)
+    return {'save_s': save['median'], 'range': [save['min'], save['max']], 'verify_s': spread(checks)['median'], 'megabytes': size / 1e6, 'share_of_a_minute': save['median'] / 60, 'sigterm_s': spread(stops)['median'], 'sigterm_range': [min(stops), max(stops)], 'repeats': repeats}
+
+# %% ../../nbs/54_bench.ipynb #bench0005
+_SHARE = """
+import sys, time
+from arc_jepa.processes import processes, rank
+from arc_jepa.threads import compute_threads
+from arc_jepa.train.training import TrainConfig, Trainer
+config, steps = TrainConfig.model_validate_json(sys.argv[1]), int(sys.argv[2])
+with processes(), compute_threads(config.training.threads):
+    trainer = Trainer(config)
+    for _ in range(3): trainer.step()
+    begin = time.perf_counter()
+    for _ in range(steps): trainer.step()
+    if rank() == 0: print('rate', steps * config.training.batch_size / (time.perf_counter() - begin))
+"""
+
+def bench_processes(steps: int = 30, config=None) -> dict:
+    "Tasks in a second of the clock: `one_thread` and `two_threads` of one process, and `two_processes` of one thread each on the same batches; `ratio` is that of the last two. `config`: a `TrainConfig`; None takes `jepa_cpu`."
+    import tempfile
+    from pathlib import Path
+    from arc_jepa.config import load_config, override_config
+    from arc_jepa.train.training import TrainConfig
+    config = config or load_config(TrainConfig, 'jepa_cpu')
+    def rate(processes, threads):
+        with tempfile.TemporaryDirectory() as place:
+            program = Path(place)/'share.py'
+            program.write_text(_SHARE)
+            launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes)] if processes > 1 else []
+            done = subprocess.run([sys.executable, *launcher, str(program), override_config(config, {'training.threads': threads}).model_dump_json(), str(steps)], capture_output=True, text=True)
+        if done.returncode: raise RuntimeError(done.stderr[-2000:])
+        return next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith('rate'))
+    found = {'one_thread': rate(1, 1), 'two_threads': rate(1, 2), 'two_processes': rate(2, 1)}
+    return found | {'ratio': found['two_processes'] / found['two_threads'], 'batch_size': config.training.batch_size, 'steps': steps}

@@ -4,8 +4,10 @@
 
 # %% ../../nbs/50_evaluation.ipynb #500003
 from __future__ import annotations
+import hashlib
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from ..config import write_atomic
+from ..config import read_json_lines, write_atomic
 from ..grid import Task
+from ..dsl.ops import op_table_hash
 from ..dsl.program import Failure, as_program, run_value
 from ..generate.generator import sample_batch
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
@@ -27,7 +30,7 @@ from ..statistics import as_number, geometric_ratio, wilson_interval
 
 # %% auto #0
 __all__ = ['behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics', 'first_fits',
-           'programs_to_first_fit', 'Report', 'evaluate']
+           'programs_to_first_fit', 'Report', 'Journal', 'evaluate']
 
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
@@ -135,10 +138,28 @@ def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior
             'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': novelty_rate([s for t, s in zip(tasks, solutions) if s.solves(t)]) * solved / len(tasks), 'cpu_s_per_item': (sum(s.seconds for s in solutions) + prior_seconds) / items, 'prior_s_per_item': prior_seconds / items,
             'full_fit_precision': solved / fitted if fitted else None, 'prior': prior}
 
-def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar) -> list[Solution]:
+class Journal:
+    "Solutions that were found, a line each in a JSON-lines file, so that an evaluation goes on after a kill; None keeps nothing. A solution is found again by the task's content, the prior, the budget and the operations."
+    def __init__(self, path: Path | str | None):
+        self.path, self.lock = path and Path(path), threading.Lock()
+        rows = read_json_lines(self.path)[0] if self.path and self.path.is_file() else []
+        self.found = {row['key']: row['solution'] for row in rows if 'key' in row and 'solution' in row}
+        if self.path: write_atomic(self.path, ''.join(json.dumps(row) + '\n' for row in rows))       # without half a line at its end
+
+    def solve(self, task: Task, budget: float | None, max_nodes: int | None, guidance: Guidance, prior: np.ndarray) -> Solution:
+        "From the file, or found now and written there."
+        if not self.path: return solve(task, budget, max_nodes, guidance, prior)
+        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, op_table_hash()], sort_keys=True, default=str).encode() + np.ascontiguousarray(prior).tobytes()).hexdigest()
+        if key not in self.found:
+            solution = solve(task, budget, max_nodes, guidance, prior)
+            with self.lock, open(self.path, 'a', encoding='utf8') as file: file.write(json.dumps(dict(key=key, solution=solution.to_json())) + '\n')
+            return solution
+        return Solution.from_json(self.found[key])
+
+def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar, journal: Journal) -> list[Solution]:
     "Solutions in the order of the tasks; an interruption drops what has not begun instead of waiting for it."
     def one(task, prior):
-        solution = solve(task, budget, max_nodes, guidance, prior)
+        solution = journal.solve(task, budget, max_nodes, guidance, prior)
         bar.update()
         return solution
     pool = ThreadPoolExecutor(workers or os.cpu_count())
@@ -146,10 +167,10 @@ def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar) -> list
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/50_evaluation.ipynb #500018
-def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, max_nodes: int | None = 20_000, budget: float | None = None, jepa=None, progress: bool = True, workers: int | None = None) -> Report:
+def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, max_nodes: int | None = 20_000, budget: float | None = None, jepa=None, progress: bool = True, workers: int | None = None, journal: Path | str | None = None) -> Report:
     """Solve `tasks` with each variant at the same budget (`max_nodes` programs and/or `budget` CPU seconds a task) and judge by the ARC protocol.
 
-    `variants`: name → guidance (see `Guidance`); by default `dsl_only` (uniform) and, with a `jepa`, `frequency` (the floor of guidance) and `meta_guided`. A `jepa` also gives `latent_distances`, set against what the first variant solves. Raises ValueError for no tasks or tasks without test outputs."""
+    `variants`: name → guidance (see `Guidance`); by default `dsl_only` (uniform) and, with a `jepa`, `frequency` (the floor of guidance) and `meta_guided`. A `jepa` also gives `latent_distances`, set against what the first variant solves. `journal`: a file that takes up solutions as they are found; with one that is there already, what is in it is not searched again. Raises ValueError for no tasks or tasks without test outputs."""
     from tqdm import tqdm
     if not len(tasks): raise ValueError('there are no tasks to evaluate')
     tasks_list = list(tasks)
@@ -164,7 +185,7 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
         priors = guidance.priors([t.hide_test_outputs() for t in tasks_list])
         prior_seconds = time.process_time() - start
         with tqdm(total=len(tasks_list), desc=f'{name}: {variant}', unit='task', disable=not progress) as bar:
-            solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar)
+            solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar, Journal(journal))
         summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
     distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)

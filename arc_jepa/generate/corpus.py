@@ -468,8 +468,9 @@ class TripleBatches:
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
         "int64 groups×pairs: which triples, in the order of this epoch."
-        if self._order[0] != (seed, epoch): self._order = (seed, epoch), self._shuffled(np.random.default_rng((seed, epoch, len(self.triples))))
-        return self._order[1]
+        order = self._order         # batches may be made in several threads
+        if order[0] != (seed, epoch): order = self._order = (seed, epoch), self._shuffled(np.random.default_rng((seed, epoch, len(self.triples))))
+        return order[1]
 
     def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
         rows = rng.permutation(len(self.triples))

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ..dsl.ops import N_OPS, op_table_hash
 from ..dsl.program import N_WORDS, Program, parse, to_array
 from ..generate.generator import sample_batch
 from ..grid import PackedGrids, Pair, Task, pack
+from ..processes import gather, gather_uneven, own_share
 from ..threads import in_threads, n_threads
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, ema_update, info_nce, invariance_loss,
@@ -104,6 +105,10 @@ class WorldModel(nn.Module):
         penalties = dict(sigreg=self.config.sigreg.weight, vicreg=self.config.vicreg.weight, vq=float(self.quantizer is not None))
         return self.config.objectives() | {name: weight for name, weight in penalties.items() if weight}
 
+    def forward(self, batch: Prepared, step: int = 0) -> dict[str, Tensor]:
+        "`batch_losses` of this model, as DistributedDataParallel calls it."
+        return batch_losses(self, batch, step)
+
     def update_target(self) -> None:
         "Move the averaged encoder a little; after each step of the optimiser."
         if self.target is not None: ema_update(self.target, self.encoder, self.config.loss.target_decay)
@@ -138,17 +143,25 @@ def latents_of_views(encoder: Encoder, features: Tensor, views: Tensor) -> Tenso
             with torch.no_grad(): variance, mean = torch.var_mean(linear(features.float()), 0, correction=0)
         return rest(F.batch_norm(linear(views.float()), mean, variance, norm.weight, norm.bias, eps=norm.eps))
 
+def _with_others(model: WorldModel, x: Tensor) -> Tensor:
+    "In training the rows of all processes; otherwise those of this one."
+    return gather(x) if model.training else x
+
 def encode_batch(model: WorldModel, batch: Prepared) -> Encoded:
-    "All grids of the batch, once; what predictions are compared with comes from the averaged encoder, where there is one, and then without a gradient."
-    n, pairs = batch.weights.shape[:2]
+    "All grids of the (joint) batch, once; what predictions are compared with comes from the averaged encoder, where there is one, and then without a gradient."
+    own, pairs = batch.weights.shape[:2]
+    half = own * pairs * 2
+    joint = lambda x: torch.cat([_with_others(model, x[:half]), _with_others(model, x[half:])])     # demonstrations of all first, then counterfactuals of all
     features, objects = model.encoder.features(batch.tokens)
+    features = joint(features.float())
     z = model.encoder.whole(features)
     target = z
     if model.target is not None:
-        with torch.no_grad(): target = model.target(batch.tokens)
-    views = latents_of_views(model.encoder, features, model.encoder.features(batch.views)[0]) if model.projection is not None and batch.views is not None else None
-    keys = torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device)
-    half = n * pairs * 2
+        with torch.no_grad(): target = model.target.whole(joint(model.target.features(batch.tokens)[0].float()))
+    views = latents_of_views(model.encoder, features, _with_others(model, model.encoder.features(batch.views)[0].float())) if model.projection is not None and batch.views is not None else None
+    if model.quantizer is not None: objects = gather_uneven(objects.float()) if model.training else objects.float()
+    keys = joint(torch.from_numpy(batch.tokens.key.view(np.int64)).to(z.device))
+    half, n = half * len(z) // len(batch.tokens), own * len(z) // len(batch.tokens)
     split = lambda x: x[:half].view(n, pairs, 2, *x.shape[1:])
     parts = lambda x: (split(x)[:, :, 0], split(x)[:, :, 1], x[half:])
     return Encoded(*parts(z), *parts(target), z, (split(keys)[:, :, 0], split(keys)[:, :, 1], keys[half:]), objects, views)
@@ -225,7 +238,7 @@ RULE_OBJECTIVES = {'demonstrations', 'rule_program', 'prior'}      # those that 
 def ask(model: WorldModel, e: Encoded, batch: Prepared, infer: bool, by_rule: bool) -> tuple[Tensor | None, ...]:
     """Predictions by program, by the counterfactual programs and by rule (T×P×D, T×C×D, T×P×D), the rules T×P×D, and the embedded programs T×D and T×C×D. Without `infer` there are no rules, without `by_rule` nothing is asked by them; both are None then.
 
-    Tasks have nothing to do with each other here: threads take some of them each."""
+    Tasks have nothing to do with each other here: processes and threads take some of them each."""
     def some(z_in, z_out, statistics, weights, programs, others):
         n, c, _, _ = others.shape
         program = model.programs(torch.cat([programs, others.flatten(0, 1)]))
@@ -234,26 +247,32 @@ def ask(model: WorldModel, e: Encoded, batch: Prepared, infer: bool, by_rule: bo
         asked = [(z_in, own[:, None]), (z_in[:, -1:].expand(-1, c, -1).flatten(0, 1), other), *([(z_in, rule)] if by_rule else [])]
         predicted, of_others, *inferred = model.predictor.together(asked)
         return predicted, of_others.view(n, c, z_in.shape[-1]), inferred[0] if by_rule else z_in[:, :0], rule, own.whole, other.whole.view(n, c, z_in.shape[-1])
-    tasks, n = [e.z_in, e.z_out, batch.statistics, batch.weights, batch.programs, batch.others], len(e.z_in)
+    own = own_share if model.training else lambda x: x
+    tasks = [own(e.z_in), own(e.z_out), batch.statistics, batch.weights, batch.programs, batch.others]
+    n = len(batch.programs)
     parts = n_threads() if e.z_in.device.type == 'cpu' and n >= 8 * n_threads() else 1
     found = in_threads(some, list(zip(*(x.tensor_split(parts) for x in tasks))), [p for part in (model.programs, model.rules, model.predictor) for p in part.parameters()])
-    found = [torch.cat(x) for x in zip(*found)]
+    found = [torch.cat(x).float() for x in zip(*found)]
+    found = [_with_others(model, x) if x.numel() else x for x in found]
     return *found[:2], found[2] if by_rule else None, found[3] if infer else None, *found[4:]
 
 def batch_losses(model: WorldModel, batch: Prepared, step: int = 0) -> dict[str, Tensor]:
     """`total` and, for each objective that weighs something, its loss (nats) and `…/chance`, for each regulariser its value and `…/healthy`. `step` draws SIGReg's directions.
 
-    `same_input` only where there are counterfactuals, and by rule only where `demonstrations` weighs something. In training mode the queue takes in the outputs and the quantizer learns."""
+    `same_input` only where there are counterfactuals, and by rule only where `demonstrations` weighs something. In training mode the queue takes in the outputs, the quantizer learns, and where several [processes](08_processes.ipynb) train, all losses are those of their joint batch. Losses are in full precision, also under autocast."""
     weights, e, n = model.weights(), encode_batch(model, batch), len(batch.programs)
     by_program, by_other, by_rule, rule, own, other = ask(model, e, batch, bool(weights.keys() & RULE_OBJECTIVES), 'demonstrations' in weights)
-    found = prediction_losses(model, e, by_program, by_other, by_rule)
-    if 'rule_program' in weights: found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(own), model.program_tower(other.flatten(0, 1)),
-                                                                         batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
-    if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
-    if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
-    if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.true_out.flatten(0, 1), RELATION_TEMPERATURE)
-    if 'invariance' in weights: found['invariance'] = between_views(model, e)
-    penalties = regularisers(model, e, by_program, step)
+    joint = lambda x: _with_others(model, x)
+    batch = replace(batch, programs=joint(batch.programs), others=joint(batch.others), names=torch.cat([joint(batch.names[:n]), joint(batch.names[n:])]))
+    with torch.autocast(e.all.device.type, enabled=False):
+        n, found = len(batch.programs), prediction_losses(model, e, by_program, by_other, by_rule)
+        if 'rule_program' in weights: found['rule_program'] = two_tower_loss(model.rule_tower(rule[:, -1]), model.program_tower(own), model.program_tower(other.flatten(0, 1)),
+                                                                             batch.names[:n], batch.names[n:], model.temperatures['rule_program']())
+        if 'prior' in weights: found['prior'] = prior_loss(model.op_logits(rule), batch.programs[:, None].expand(-1, rule.shape[1], -1, -1))
+        if 'inverse' in weights: found['inverse'] = op_between(model, e, batch)
+        if 'relational' in weights: found['relational'] = relational_loss(by_program.flatten(0, 1), e.true_out.flatten(0, 1), RELATION_TEMPERATURE)
+        if 'invariance' in weights: found['invariance'] = between_views(model, e)
+        penalties = regularisers(model, e, by_program, step)
     losses = {'total': sum(weights[name] * loss for name, (loss, _) in (found | penalties).items() if name in weights)}
     for name, (loss, chance) in found.items():
         if name in weights: losses[name], losses[name + '/chance'] = loss, chance

@@ -5,8 +5,10 @@
 # %% ../../nbs/23_shards.ipynb #230003
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import threading
 import time
 import zlib
 from collections import OrderedDict
@@ -29,8 +31,8 @@ from .tokens import N_STATISTICS, OBJECT_BYTES, SCENE_BYTES, Prepared, Tokens, T
 # %% auto #0
 __all__ = ['N_PAIRS', 'N_TESTS', 'PHASE', 'FIRST_GRID', 'FIRST_PAIR', 'FIRST_OBJECT', 'FIRST_RELATION', 'ID_END', 'FORMAT',
            'INDEX', 'TIMINGS', 'NO_PROGRAM', 'PIECE', 'CounterfactualsOf', 'Shard', 'ShardError', 'write_shards',
-           'Shards', 'verify', 'check_source', 'table', 'id', 'choose_pairs', 'gather', 'batch', 'epoch', 'indices',
-           'check_training']
+           'Shards', 'verify', 'check_source', 'table', 'id', 'choose_pairs', 'gather', 'batch', 'epoch', 'split',
+           'indices', 'check_training']
 
 # %% ../../nbs/23_shards.ipynb #230006
 N_PAIRS, N_TESTS, PHASE, FIRST_GRID, FIRST_PAIR, FIRST_OBJECT, FIRST_RELATION, ID_END = range(8)    # columns of `Shard.tasks`
@@ -287,6 +289,8 @@ class Shards:
         self.directory, self.index, self.cache_bytes = directory, index, cache_bytes
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._order: tuple = (None, None)
+        self._lock = threading.Lock()      # batches may be made in several threads, and unpacked shards are theirs in common
+        self.among = np.arange(index['counts']['tasks'])      # the tasks that batches are drawn from
 
     @classmethod
     def open(cls, directory: Path | str, settings: TokenSettings | None = None, source=None, cache_bytes: int = 1 << 30) -> Shards:
@@ -320,6 +324,9 @@ class Shards:
 
     def shard(self, number: int) -> Shard:
         "Arrays of one shard: views of the mapped file, or unpacked ones, of which the last ones used are kept."
+        with self._lock: return self._opened(number)
+
+    def _opened(self, number: int) -> Shard:
         if number in self._open: self._open.move_to_end(number); return self._open[number]
         entry = self.index['shards'][number]
         self._check_size(entry)
@@ -450,14 +457,25 @@ def batch(self, indices: np.ndarray, pairs: int, rng: np.random.Generator) -> Pr
 # %% ../../nbs/23_shards.ipynb #230046
 @_method
 def epoch(self, seed: int, epoch: int) -> np.ndarray:
-    "int64: all task indices, in the order of this epoch of a run with `seed`."
-    if self._order[0] != (seed, epoch): self._order = (seed, epoch), np.random.default_rng((seed, epoch, len(self))).permutation(len(self))
-    return self._order[1]
+    "int64: the tasks to draw from, in the order of this epoch of a run with `seed`."
+    order = self._order         # batches may be made in several threads
+    if order[0] != (seed, epoch): order = self._order = (seed, epoch), self.among[np.random.default_rng((seed, epoch, len(self.among))).permutation(len(self.among))]
+    return order[1]
+
+@_method
+def split(self, share: float) -> tuple[Shards, Shards]:
+    "The same shards twice: batches of the first are drawn from all tasks but a `share`, which is drawn from by the second; which tasks these are depends on nothing but their number. Raises `ShardError` where a side would be empty."
+    order = np.random.default_rng(len(self)).permutation(len(self))
+    held = round(share * len(self))
+    if not 0 < held < len(self): raise ShardError(f'{self.directory}: {share:g} of {len(self):,} tasks are {held}, and both sides of the split need some')
+    sides = copy.copy(self), copy.copy(self)
+    for side, among in zip(sides, (order[held:], order[:held])): side.among, side._order = np.sort(among), (None, None)
+    return sides
 
 @_method
 def indices(self, seed: int, number: int, size: int) -> np.ndarray:
-    "The tasks of batch `number` (from 0) of a run, each task at most once in an epoch of len // size batches."
-    epoch, place = divmod(number, len(self) // size)
+    "The tasks of batch `number` (from 0) of a run, each at most once in an epoch, which has as many batches as its tasks fill."
+    epoch, place = divmod(number, len(self.among) // size)
     return self.epoch(seed, epoch)[place * size:(place + 1) * size]
 
 @_method
@@ -468,6 +486,6 @@ def check_training(self, batch_size: int, pairs: int, counterfactuals: int) -> N
         wrong.append(f'counterfactuals: the shards have {self.index["counterfactuals"]}, the config has {counterfactuals} (training.counterfactuals)')
         remedy = _remedy(self.index, self.directory, TokenSettings(**self.index['tokens']), counterfactuals)
     if counts['fewest_pairs'] < pairs: wrong.append(f'pairs: the shards have tasks with {counts["fewest_pairs"]}, the config asks for {pairs} (training.pairs)')
-    if len(self) < batch_size: wrong.append(f'tasks: the shards have {len(self):,}, the config asks for {batch_size:,} in a batch (training.batch_size)')
+    if len(self.among) < batch_size: wrong.append(f'tasks: the shards have {len(self.among):,}{" to train on" if len(self.among) < len(self) else ""}, the config asks for {batch_size:,} in a batch (training.batch_size)')
     if counts['programs'] < len(self): wrong.append(f'programs: {len(self) - counts["programs"]:,} of the {len(self):,} tasks have none, and the losses need one for each')
     if wrong: raise ShardError('\n  '.join([f'{self.directory}: these shards do not fit this training:', *wrong, remedy]))

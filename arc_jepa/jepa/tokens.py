@@ -378,9 +378,21 @@ class Prepared:
     weights: Tensor         # float32 T×P×P: row p says from which pairs the rule for pair p is inferred
     views: Tokens | None = None     # of T grids: the first input of each task as another view shows it, where an objective asks for it
 
-    def to(self, device) -> Prepared:
-        "The same with its tensors on `device`; tokens stay bytes, the encoder takes them over in groups."
-        return Prepared(self.tokens, *(x.to(device) for x in (self.statistics, self.programs, self.others, self.names, self.weights)), self.views)
+    def to(self, device, pin: bool = False) -> Prepared:
+        "The same with its tensors on `device`, by way of page-locked memory where `pin` says so, so that the copy does not wait; tokens stay bytes, the encoder takes them over in groups."
+        move = lambda x: x.pin_memory().to(device, non_blocking=True) if pin else x.to(device)
+        return Prepared(self.tokens, *map(move, (self.statistics, self.programs, self.others, self.names, self.weights)), self.views)
+
+    def part(self, i: int, of: int) -> Prepared:
+        "The `i`-th of `of` equal parts of the tasks, a batch itself. Names mean the same in all parts. Raises ValueError where the tasks do not fall into so many."
+        import torch
+        (n, c), pairs = self.others.shape[:2], self.statistics.shape[1]
+        if n % of: raise ValueError(f'{n} tasks do not fall into {of} equal parts')
+        if of == 1: return self
+        a, b = i * n // of, (i + 1) * n // of
+        grids = np.r_[2 * pairs * a:2 * pairs * b, 2 * pairs * n + c * a:2 * pairs * n + c * b]
+        return Prepared(self.tokens.select(grids), self.statistics[a:b], self.programs[a:b], self.others[a:b], torch.cat([self.names[a:b], self.names[n + c * a:n + c * b]]), self.weights[a:b],
+                        None if self.views is None else self.views.select(np.arange(a, b)))
 
 def choose_demonstrations(n_tasks: int, pairs: int, rng: np.random.Generator) -> np.ndarray:
     "float32 T×P×P, rows sum to 1: for each pair one to all of the other pairs, mostly all or all but one."

@@ -51,6 +51,11 @@ class Solution:
                 'pairs_fitted': self.pairs_fitted, 'programs_tested': self.programs_tested, 'found_after': self.found_after, 'states': self.states, 'engine': self.engine,
                 'seconds': round(self.seconds, 4), 'fits': self.fits}
 
+    @classmethod
+    def from_json(cls, plain: dict) -> Solution:
+        "What `to_json` made. Raises KeyError, TypeError or ValueError for anything else."
+        return cls(**plain | dict(programs=tuple(plain['programs']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
+
 # %% ../../nbs/44_solver.ipynb #440010
 PIECE = 2_000          # programs between two looks at the clock, some ten milliseconds
 PATIENCE = 5_000       # programs after the first fit

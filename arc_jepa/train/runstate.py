@@ -5,10 +5,13 @@
 # %% ../../nbs/30_runstate.ipynb #300003
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import math
 import random
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,8 +24,9 @@ import torch
 from ..config import versions, write_atomic
 
 # %% auto #0
-__all__ = ['state_sha256', 'RandomState', 'Progress', 'CheckpointError', 'RunState', 'manifest_of', 'step_of', 'checkpoints',
-           'problem_with', 'read_checkpoint', 'newest_valid', 'resume']
+__all__ = ['state_sha256', 'RandomState', 'Progress', 'Best', 'CheckpointError', 'NoRoom', 'RunState', 'no_room', 'manifest_of',
+           'manifest', 'step_of', 'checkpoints', 'best_of', 'pin_of', 'spare', 'remove', 'problem_with',
+           'read_checkpoint', 'newest_valid', 'resume']
 
 # %% ../../nbs/30_runstate.ipynb #300005
 def state_sha256(state: Any) -> str:
@@ -47,7 +51,7 @@ def _feed(digest, x: Any) -> None:
 def _global_generators() -> dict:
     "The states of Python's, NumPy's and torch's global generators, in tensors and plain numbers."
     name, keys, *rest = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None      # of the GPU that this process computes on: another run may see more of them, or fewer
     return dict(python=random.getstate(), numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest), torch=torch.get_rng_state(), cuda=cuda)
 
 def _set_global_generators(state: dict) -> None:
@@ -56,7 +60,7 @@ def _set_global_generators(state: dict) -> None:
     name, keys, *rest = state['numpy']
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'])
-    if state['cuda']: torch.cuda.set_rng_state_all(state['cuda'])
+    if state['cuda'] is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(state['cuda'])
 
 class RandomState:
     "Generators of one run, from a seed. Inside `with state:` they take the place of Python's, NumPy's and torch's global ones, which are what they were behind it."
@@ -94,16 +98,35 @@ class Progress:
     def state_dict(self) -> dict: return dict(vars(self))
     def load_state_dict(self, state: dict) -> None: vars(self).update(state)
 
+@dataclass
+class Best:
+    "The lowest validation loss of a run, where it was, and for how many validations nothing was better by more than `min_delta`."
+    value: float = math.inf
+    step: int = 0
+    waited: int = 0
+
+    def update(self, value: float, step: int, min_delta: float = 0.0) -> bool:
+        "Take in a validation loss; whether it is better."
+        better = value < self.value - min_delta
+        self.value, self.step, self.waited = (value, step, 0) if better else (self.value, self.step, self.waited + 1)
+        return better
+
+    def state_dict(self) -> dict: return dict(vars(self))
+    def load_state_dict(self, state: dict) -> None: vars(self).update(state)
+
 # %% ../../nbs/30_runstate.ipynb #300011
 class CheckpointError(RuntimeError):
     "A checkpoint that is damaged, missing, or of a run with another configuration."
+
+class NoRoom(CheckpointError):
+    "The disk is full. What was saved before is as it was."
 
 @dataclass
 class RunState:
     "Named parts with `state_dict`/`load_state_dict`, and the configuration that they belong to."
     parts: dict[str, Any]
     config: dict = field(default_factory=dict)
-    keep: int = 3           # checkpoints that stay on disk
+    keep: int = 3           # newest checkpoints that stay on disk, beside the best and those that are pinned
 
     def state_dict(self) -> dict: return {name: part.state_dict() for name, part in self.parts.items()}
 
@@ -118,41 +141,76 @@ class RunState:
         if 'progress' in state: state['progress'] = {k: v for k, v in state['progress'].items() if k != 'seconds'}
         return state_sha256(state)
 
-    def save(self, run_dir: Path | str, name: str, step: int) -> Path:
-        "Write `name`.pt and its manifest, whole or not at all, and remove the oldest beyond `keep`."
+    def save(self, run_dir: Path | str, name: str, step: int, **about) -> Path:
+        "Write `name`.pt and its manifest (with what `about` says, such as `val_loss`), whole or not at all, and remove what `spare` does not name. Raises `NoRoom`. A name is used once: a checkpoint is never written over."
         path = Path(run_dir)/f'{name}.pt'
         buffer = io.BytesIO()
         torch.save({'state': self.state_dict(), 'config': self.config}, buffer)
         data = buffer.getvalue()
-        manifest_of(path).unlink(missing_ok=True)
-        write_atomic(path, data)
-        about = dict(step=step, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), state_sha256=self.sha256(), versions=versions())
-        write_atomic(manifest_of(path), json.dumps(about, indent=1) + '\n')
-        whole = [p for p in checkpoints(run_dir) if step_of(p) >= 0]
-        for old in whole[self.keep:]: manifest_of(old).unlink(missing_ok=True); old.unlink(missing_ok=True)
+        if path.exists(): raise CheckpointError(f'{path} is there already; move it away, or take another name')
+        best = self.parts.get('best')
+        about = dict(step=step, best_step=best.step if best else None, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), state_sha256=self.sha256(), config_sha256=state_sha256(self.config), versions=versions(), **about)
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(run_dir).free < len(data): raise no_room(run_dir, len(data))
+        try:
+            write_atomic(manifest_of(path), json.dumps(about, indent=1) + '\n')
+            write_atomic(path, data)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT): raise no_room(run_dir, len(data)) from error
+            raise
+        for old in set(checkpoints(run_dir)) - spare(run_dir, self.keep): remove(old)
         return path
+
+def no_room(run_dir: Path | str, needed: int | None = None) -> NoRoom:
+    "What to raise where the disk of `run_dir` is full, with `needed` bytes to write if that is known."
+    free, last = shutil.disk_usage(run_dir).free, next((p for p in checkpoints(run_dir) if step_of(p) >= 0), None)
+    wants = '' if needed is None else f'a checkpoint takes {needed / 1e6:.2f} MB, {max(needed - free, 0) / 1e6:.2f} MB more than there are. '
+    return NoRoom(f'{run_dir}: the disk is full ({free / 1e6:.2f} MB free). {wants}'
+                  + (f'{last.name} is still there, and --resume goes on from it' if last else 'Nothing was saved yet') + f'. Make room (arc-jepa runs prune {run_dir} --keep 1 --dry-run shows what may go), or take the run elsewhere (arc-jepa runs backup {run_dir} DIRECTORY)')
 
 # %% ../../nbs/30_runstate.ipynb #300012
 def manifest_of(path: Path) -> Path:
     "Where the manifest of a checkpoint lies."
     return path.with_suffix('.json')
 
+def manifest(path: Path) -> dict:
+    "What the manifest of a checkpoint says; nothing where it is missing or no JSON object."
+    try: about = json.loads(manifest_of(path).read_text(encoding='utf8'))
+    except (OSError, ValueError): return {}
+    return about if isinstance(about, dict) else {}
+
 def step_of(path: Path) -> int:
-    try: return int(json.loads(manifest_of(path).read_text(encoding='utf8'))['step'])
-    except (OSError, ValueError, KeyError, TypeError): return -1
+    "The step of a checkpoint by its manifest, −1 without one."
+    step = manifest(path).get('step')
+    return step if isinstance(step, int) else -1
 
 def checkpoints(run_dir: Path | str) -> list[Path]:
     "Checkpoints of a run, the newest (by step) first; those without a readable manifest last."
     return sorted(Path(run_dir).glob('checkpoint_*.pt'), key=lambda p: (step_of(p), p.name), reverse=True)
 
-def _without_manifest(run_dir: Path | str) -> list[Path]:
-    "Saves that did not finish. They are left where they are: nothing is deleted on a doubt."
-    return [path for path in checkpoints(run_dir) if step_of(path) < 0]
+def best_of(run_dir: Path | str) -> Path | None:
+    "The checkpoint that the newest one says was the best by validation (`Best.step`); None where there was no validation, or it is gone."
+    found = checkpoints(run_dir)
+    step = manifest(found[0]).get('best_step') if found else None
+    return next((path for path in found if step and step_of(path) == step), None)
+
+def pin_of(path: Path) -> Path:
+    "The file beside a checkpoint whose presence pins it: it is never removed to make room."
+    return path.with_suffix('.pinned')
+
+def spare(run_dir: Path | str, keep: int) -> set[Path]:
+    "The checkpoints that stay: the newest `keep`, the best, pinned ones, and whatever has no readable manifest, since nothing is deleted on a doubt."
+    found = checkpoints(run_dir)
+    return {*[p for p in found if step_of(p) >= 0][:keep], *(p for p in found if step_of(p) < 0 or pin_of(p).exists()), best_of(run_dir)} - {None}
+
+def remove(path: Path) -> None:
+    "Delete a checkpoint; its data goes first, and a manifest without data is no checkpoint."
+    for each in (path, manifest_of(path), pin_of(path)): each.unlink(missing_ok=True)
 
 def problem_with(path: Path) -> str | None:
     "What is wrong with a checkpoint, or None: the bytes are what the manifest says."
     try: about = json.loads(manifest_of(path).read_text(encoding='utf8'))
-    except FileNotFoundError: return 'its manifest is missing (the save did not finish)'
+    except FileNotFoundError: return 'no such file' if not path.exists() else 'its manifest is missing'
     except ValueError: return 'its manifest is no JSON'
     if not isinstance(about, dict) or not {'bytes', 'sha256'} <= about.keys(): return 'its manifest lacks the size or the hash'
     try: data = path.read_bytes()
@@ -169,8 +227,8 @@ def read_checkpoint(path: Path | str) -> dict:
 
 def newest_valid(run_dir: Path | str) -> Path | None:
     "The newest checkpoint that is whole; each one that is not, and is passed over, is named on standard error."
-    unfinished = _without_manifest(run_dir)
-    for path in unfinished + [p for p in checkpoints(run_dir) if p not in unfinished]:
+    found = checkpoints(run_dir)
+    for path in sorted(found, key=lambda p: step_of(p) >= 0):       # those without a manifest first, since nobody knows how new they are
         problem = problem_with(path)
         if problem is None: return path
         print(f'{path}: passed over, {problem}; the newest of the others that is whole is taken', file=sys.stderr)

@@ -1,0 +1,76 @@
+"""Run notebooks: what they take, that they define nothing, and that one which was killed goes on with the same command and ends the same."""
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from arc_jepa.config import load_config
+from arc_jepa.notebooks import find_notebook, notebook_names, parameters_of
+from arc_jepa.train.loop import read_metrics
+from arc_jepa.train.runs import describe_run
+from arc_jepa.train.training import TrainConfig, train_jepa
+
+TOP = Path(__file__).parents[1]
+SMALL = ['training.epochs=4', 'training.steps_per_epoch=5', 'training.batch_size=8', 'training.counterfactuals=2', 'training.threads=1', 'network.width=16', 'network.latent=16', 'logging.every=1', 'logging.enabled=false']
+LONG = [*SMALL[1:], 'training.epochs=60']
+
+
+@pytest.mark.parametrize('name', notebook_names())
+def test_a_run_notebook_has_parameters_and_no_definitions(name):
+    cells = nbformat.read(find_notebook(name), as_version=4).cells
+    assert parameters_of(find_notebook(name)) and 'skip_exec: true' in cells[0].source
+    for cell in cells:
+        if cell.cell_type == 'code': assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))], cell.source
+        assert not cell.get('outputs'), 'outputs belong into the copy'
+
+
+def start(folder, settings, extra=()):
+    words = [word for setting in settings for word in ('-p', *setting.split('=', 1))]
+    return subprocess.Popen([sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")', 'notebook', 'train_jepa', '-p', 'config', 'jepa_tiny', *words, '-p', 'output', str(folder/'run'), '-p', 'questions', '0', '-o', str(folder/'copy.ipynb')],
+                            cwd=folder, env={**os.environ, 'PYTHONPATH': str(TOP), 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(process, run_dir, step):
+    end = time.monotonic() + 300
+    while not any(row['step'] >= step for row in read_metrics(run_dir)):
+        assert process.poll() is None and time.monotonic() < end, process.stderr.read()[-3000:]
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_or_killed_it_goes_on_and_ends_the_same(tmp_path, number):
+    whole = train_jepa(load_config(TrainConfig, 'jepa_tiny', LONG), tmp_path/'whole', progress=False)
+    process = start(tmp_path, LONG)
+    wait_for(process, tmp_path/'run', 7)
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    saved = describe_run(tmp_path/'run')
+    assert 5 <= saved['step'] < whole.steps
+    if number == signal.SIGTERM: assert saved['step'] % 5 == 0 or saved['checkpoints'][0]['name'].startswith('checkpoint_step_'), 'saved where it stopped'
+    again = start(tmp_path, LONG)
+    out, said = again.communicate(timeout=600)
+    assert again.returncode == 0 and str(tmp_path/'copy.ipynb') in out, said[-3000:]
+    assert describe_run(tmp_path/'run')['state_sha256'] == whole.state_sha256
+    copy = json.loads((tmp_path/'copy.ipynb').read_text())
+    outputs = [output for cell in copy['cells'] for output in cell.get('outputs', [])]
+    assert any('resumed' in ''.join(output.get('text', '')) for output in outputs) and any('image/png' in output.get('data', {}) for output in outputs)
+
+
+def test_an_error_is_said_and_ends_it(tmp_path):
+    process = start(tmp_path, ['training.epohcs=3'])
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and "unknown key training.epohcs, did you mean 'epochs'" in said and 'Traceback' not in said, said[-2000:]
+    process = start(tmp_path, ['epochs=3'])
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and "unknown key epochs, did you mean 'training.epochs'" in said
+    process = start(tmp_path, ['questionss=3'])
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and "has no parameter 'questionss', did you mean 'questions'" in said and 'Unable to parse' not in said
