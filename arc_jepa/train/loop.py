@@ -124,7 +124,9 @@ class StopRequest:
 
 # %% ../../nbs/31_loop.ipynb #320012
 class Learner(Protocol):
-    "What `run_loop` trains. Its `state` holds `progress`, `best` and all else that decides how it goes on."
+    """What `run_loop` trains: an object with these attributes and methods.
+
+    `state` has `progress` and `best` among its parts, the network as `model`, and everything else that decides how training goes on; what is not in it is lost when the run is resumed."""
     state: RunState
     progress: Progress
     best: Best
@@ -238,6 +240,7 @@ def run_loop(learner: Learner, config: LoopConfig, run_dir: Path | str, resume: 
     if rank() == 0: print(f'stopped by {signal.Signals(number).name} at step {learner.progress.step}, saved in {run_dir}', file=sys.stderr)
     raise SystemExit(128 + number)
 
+# %% ../../nbs/31_loop.ipynb #320031
 def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None, stop: StopRequest, max_seconds: float | None, progress: bool) -> tuple[str, int]:
     "Steps until the end, a signal or the time limit, saved at the place where they stop; why they ended, and the signal or 0."
     p, every, c, patience = learner.progress, learner.steps_per_epoch, config.checkpoints, config.early_stopping.patience
@@ -275,6 +278,7 @@ def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None,
     if not number: number = next((n for n, told in zip((signal.SIGTERM, signal.SIGINT), any_of(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT)) if told), 0)     # one that came with the last step
     return ended, number
 
+# %% ../../nbs/31_loop.ipynb #320033
 def _rates(p: Progress, began: float, step: int, tasks: int) -> dict[str, float]:
     "How fast the steps since `began` were, and what they took."
     seconds = time.perf_counter() - began
@@ -288,6 +292,7 @@ def _log(learner: Learner, config: LoopConfig, log: Log, row: dict, end_of_epoch
     if end_of_epoch and config.logging.embeddings and (looked := learner.diagnose(row)): log.write(looked[0], EMBEDDING_METRICS, looked[1])
     return loss
 
+# %% ../../nbs/31_loop.ipynb #320035
 def _with_evidence(halt: Halt, run_dir: Path, step: int) -> Halt:
     "The same with the run directory in front, and the name of the file that holds the evidence."
     where, name = '', f'halted_at_step_{step + 1:08d}{f"_process_{rank()}" if n_processes() > 1 else ""}'

@@ -188,6 +188,7 @@ def checkpoints(run_dir: Path | str) -> list[Path]:
     "Checkpoints of a run, the newest (by step) first; those without a readable manifest last."
     return sorted(Path(run_dir).glob('checkpoint_*.pt'), key=lambda p: (step_of(p), p.name), reverse=True)
 
+# %% ../../nbs/30_runstate.ipynb #300031
 def best_of(run_dir: Path | str) -> Path | None:
     "The checkpoint that the newest one says was the best by validation (`Best.step`); None where there was no validation, or it is gone."
     found = checkpoints(run_dir)
@@ -207,6 +208,7 @@ def remove(path: Path) -> None:
     "Delete a checkpoint; its data goes first, and a manifest without data is no checkpoint."
     for each in (path, manifest_of(path), pin_of(path)): each.unlink(missing_ok=True)
 
+# %% ../../nbs/30_runstate.ipynb #300033
 def problem_with(path: Path) -> str | None:
     "What is wrong with a checkpoint, or None: the bytes are what the manifest says."
     try: about = json.loads(manifest_of(path).read_text(encoding='utf8'))
