@@ -42,6 +42,7 @@ RUNS = {  # documented command: appended words
     'arc-jepa train --config jepa_vq': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa train --config jepa_program_conditioned': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa ablate --group guide --seeds 3 --seconds 60 --output artifacts/ablation/jepa_variants.json': '--seeds 1 --seconds 0.3 --questions 16 training.batch_size=8',
+    'arc-jepa ablate --seeds 3 --seconds 90 --questions 200 --workers 2': '--variants vq --seeds 1 --seconds 0.3 --questions 16 --workers 2 --output artifacts/ablation/all.json training.batch_size=8',
     'arc-jepa train --config jepa_tiny training.epochs=1': '--output artifacts/jepa/again training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa triples --manifest artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/data/triples.jsonl': '',
     'arc-jepa triples --manifest artifacts/data/pilot_curriculum/manifest.jsonl --counterfactuals 8 --output artifacts/data/triples.jsonl': '',
