@@ -98,9 +98,9 @@ def learning(r: Records) -> Iterator[Finding]:
     (before, after), norm, clip = _thirds(loss), float(np.median(norms)), r.config.optimizer.clip
     gained, little = _gained(r)
     if norm < 1e-4: yield Finding('vanishing_gradients', f'the gradient has a median norm of {norm:.1e}', f'network.layers={max(1, r.config.network.layers - 1)}')
-    flat = abs(before - after) < max(FLAT * abs(before), noise) and little
+    flat = abs(before - after) < max(FLAT * abs(before), noise)
     if flat and lr < LOWEST_RATE: yield Finding('learning_rate', f'the loss stands at {after:.2f} (first third {before:.2f}) at a rate of {lr:.0e}, which moves nothing', 'optimizer.lr=0.002')
-    elif flat: yield Finding('loss_flat', f'the loss stands at {after:.2f} (first third after warm-up {before:.2f}), {gained}', f'optimizer.lr={min(10 * lr, 2e-3):.0e}' if lr < 1e-3 else f'optimizer.lr={lr / 4:.0e}')
+    elif flat and little: yield Finding('loss_flat', f'the loss stands at {after:.2f} (first third after warm-up {before:.2f}), {gained}', f'optimizer.lr={min(10 * lr, 2e-3):.0e}' if lr < 1e-3 else f'optimizer.lr={lr / 4:.0e}')
     often = float((norms > CLIPPED * clip).mean())
     lowest = np.minimum.accumulate(course)
     back = course - lowest
