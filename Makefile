@@ -55,7 +55,7 @@ test: $(DEV) ## notebooks and package in step, notebooks run, pytest
 bounds: $(DEV) ## a million random programs with bounds checks, after a change of a kernel (two minutes)
 	$(BIN)/python tests/bounds.py
 
-kills: $(DEV) ## kill 200 training runs at random moments and inside of saves, and compare how they end (ten minutes)
+kills: $(DEV) ## kill 200 training runs at random moments and inside of saves, and compare how they end (four minutes)
 	$(BIN)/python tests/killed.py many 200
 
 export: $(DEV) ## write modules and README from the notebooks, and clean the notebooks

@@ -69,7 +69,7 @@ NOT_RUN = {  # documented command: why no test runs it
     'make pilot': 'makes an environment and installs into it; what it then calls is `arc-jepa pilot`, which runs above',
     'make test': 'is what runs this test',
     'make install': 'makes an environment and installs into it',
-    'make kills': 'kills two hundred runs, which takes minutes; the tests of the run state kill fifty',
+    'make kills': 'kills two hundred runs, which takes minutes; the tests of the run state kill a hundred and fifty',
     'make run NB=train_jepa ARGS=-p config jepa_tiny': 'calls `arc-jepa notebook`, which runs above',
     'make bounds': 'compiles every kernel once more, which takes minutes; it is for whoever changed a kernel',
     'make lab': 'opens a server that stays',

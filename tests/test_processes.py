@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from arc_jepa.train.loop import read_metrics
 from arc_jepa.train.runstate import checkpoints, manifest, read_checkpoint

@@ -18,7 +18,7 @@ from arc_jepa.train.doctor import examine, read_records
 from arc_jepa.train.loop import read_metrics
 from arc_jepa.train.runs import describe_run
 from arc_jepa.train.runstate import best_of, checkpoints, read_checkpoint
-from arc_jepa.train.training import OutOfMemory, TrainConfig, Trainer, train_jepa
+from arc_jepa.train.training import TrainConfig, Trainer, train_jepa
 
 ROOT = Path(__file__).parents[1]
 SMALL = dict(network=dict(width=16, heads=2, layers=1, hidden=32, latent=16, tower=8), training=dict(epochs=2, steps_per_epoch=4, batch_size=8, counterfactuals=2, threads=1), logging=dict(every=1, enabled=False))

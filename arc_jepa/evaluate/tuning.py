@@ -110,7 +110,7 @@ def cf32_after(config: TrainConfig, cpu_seconds: float, questions: int = 200, te
 
 # %% ../../nbs/57_tuning.ipynb #570010
 def tune(config: TrainConfig, directory: Path | str, space: Mapping[str, tuple[float, float] | list] | None = None, trials: int = 20, cpu_seconds: float = 60.0, questions: int = 200, seed: int = 0, progress: bool = True) -> dict:
-    """Up to `trials` finished runs in the study in `directory`, and before them one of the config as it is; `{best, default, trials}`. A trial that was cut off is made again; settings that do not go together, or do not fit into memory, count as 0 and say why.
+    """Up to `trials` finished runs in the study in `directory`, and before them one of the config as it is; `{best, default, trials}`. A trial that was cut off is made again; settings that do not go together count as 0, a run that could not go on as what it had learned until then, and both say why (`stopped`).
 
     Writes `study.db`, `best.yaml`, `trials.json`, `study.png`. Raises ValueError where the study has another space or budget, `DirectoryInUse`, RuntimeError without optuna (`pip install arc_jepa[tuning]`)."""
     try: import optuna

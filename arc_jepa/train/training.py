@@ -33,8 +33,8 @@ from ..jepa.shards import Shards
 from ..processes import n_processes, processes, rank
 from ..threads import compute_threads
 from ..jepa.tokens import Prepared, tokenizer_hash
-from .loop import METRICS, EMBEDDING_METRICS, Halt, LoopConfig, read_metrics, run_loop
-from .runstate import Best, CheckpointError, Progress, RandomState, RunState, best_of, read_checkpoint
+from .loop import Halt, LoopConfig, read_metrics, run_loop
+from .runstate import Best, Progress, RandomState, RunState, best_of, read_checkpoint
 
 # %% auto #0
 __all__ = ['VALIDATION_TASKS', 'MAY_CHANGE', 'Measure', 'OptimizerConfig', 'TrainingConfig', 'PreTokenized', 'TrainConfig',
