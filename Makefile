@@ -1,5 +1,5 @@
 # Everything runs in .venv, made on first use from settings.ini and constraints.txt.
-# PYTHON: the interpreter that makes .venv (3.11 or later). JOBS: notebooks run at once. ARGS: passed on to the command. NB: the notebook of `make run`.
+# PYTHON: the interpreter that makes .venv (3.11 or later). JOBS: notebooks, and then test files, run at once. ARGS: passed on to the command. NB: the notebook of `make run`.
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
@@ -50,7 +50,7 @@ test: $(DEV) ## notebooks and package in step, notebooks run, pytest
 	@echo '== 2/3 every notebook runs from top to bottom'
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(JOBS) --do_print --timing
 	@echo '== 3/3 tests'
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 bounds: $(DEV) ## a million random programs with bounds checks, after a change of a kernel (two minutes)
 	$(BIN)/python tests/bounds.py
