@@ -308,10 +308,15 @@ def _answers(solution) -> str:
     "The attempts as rows of digits."
     return '\n'.join(f'test {i + 1}, attempt {k + 1}:\n' + '\n'.join(''.join(map(str, row)) for row in grid.tolist()) for i, tried in enumerate(solution.attempts) for k, grid in enumerate(tried))
 
+def _standing(solution, demonstrations: int) -> str:
+    "How far the program can be trusted, in words."
+    if solution.pairs_fitted < demonstrations: return f'a guess: no program fits all demonstrations, this one fits {solution.pairs_fitted} of {demonstrations}'
+    return f'fits all {demonstrations} demonstrations' + ('; a guess all the same: computed from fewer of them, it does not predict the rest' if solution.guess else '')
+
 @app.command(epilog='Example: `arc-jepa solve arc1/training/3428a4f5 --draw`')
 def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, budget: Budget = None, max_nodes: MaxNodes = None,
           draw: Annotated[bool, typer.Option('--draw', help='Draw the task and the attempts.')] = False, as_json: AsJson = False) -> None:
-    "Find a program for one task and show what it answers, within 10 CPU seconds if no limit is given. Exit code 3 when none fits."
+    "Find a program for one task and show what it answers, within 10 CPU seconds if no limit is given. Exit code 3 when none fits all demonstrations; what is shown then is a guess."
     with _clear_errors():
         from arc_jepa.datasets import load_task
         from arc_jepa.solve.solver import solve as search
@@ -322,9 +327,9 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
         if as_json: typer.echo(json.dumps({**solution.to_json(), 'solved': right}))
         else:
             typer.echo(_drawn(loaded, solution) if draw else _answers(solution))
-            typer.echo(f'{solution.program or "no program fits all demonstrations"}\n{solution.programs_tested:,} programs tested, {solution.seconds:.2f} CPU-s, {solution.engine}'
+            typer.echo(f'{solution.program or "nothing has the size of the outputs"}\n{_standing(solution, len(loaded.demonstrations))}\n{solution.programs_tested:,} programs tested, {solution.seconds:.2f} CPU-s, {solution.engine}, {solution.prior} prior'
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
-    if not solution.program: raise typer.Exit(3)
+    if solution.pairs_fitted < len(loaded.demonstrations): raise typer.Exit(3)
 
 def _jepa(run_dir: Path | None):
     if run_dir is None: return None

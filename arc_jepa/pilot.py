@@ -139,7 +139,7 @@ class PilotWork:
         from arc_jepa.datasets import load_tasks
         from arc_jepa.generate.generator import sample_batch, sample_phase
         from arc_jepa.jepa.models import Jepa
-        from arc_jepa.solve.search import warm_up
+        from arc_jepa.solve.solver import warm_up
         warm_up()
         sample_batch(None, 0, 0, 2, counterfactuals=1)
         sample_phase(self.curriculum, next(iter(self.curriculum.task_schedule)), 0, 2)

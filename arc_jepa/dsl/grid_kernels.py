@@ -20,7 +20,7 @@ __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_t
            'rays_straight', 'rays_diagonal', 'rays_blocked', 'ray', 'connect', 'bridge', 'gravity', 'shift',
            'repair_symmetry', 'repair_tiling', 'smallest_tile', 'symmetrise', 'complete_diagonal', 'complete_rotation',
            'remove_noise', 'smooth', 'fill_holes', 'flood', 'hollow', 'outline', 'fill_background', 'sort_lines',
-           'majority_lines', 'beside', 'above', 'under', 'keep_equal']
+           'majority_lines', 'beside', 'above', 'under', 'keep_equal', 'paint_where', 'keep_where']
 
 # %% ../../nbs/11_grid_kernels.ipynb #110006
 @shared(BUFFER, BUFFER, int64, int64, int64, int64, int64)
@@ -942,4 +942,16 @@ def keep_equal(source, other, target, work, a, b):
     if source[1] != other[1] or source[2] != other[2]: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if other[HEADER + i] != source[HEADER + i]: target[HEADER + i] = 0
+    return OK
+
+def paint_where(source, other, target, work, a, b):
+    if source[1] != other[1] or source[2] != other[2]: return NOT_APPLICABLE
+    for i in range(_like(source, target)):
+        if other[HEADER + i] == a: target[HEADER + i] = b
+    return OK
+
+def keep_where(source, other, target, work, a, b):
+    if source[1] != other[1] or source[2] != other[2]: return NOT_APPLICABLE
+    for i in range(_like(source, target)):
+        if other[HEADER + i] != a: target[HEADER + i] = 0
     return OK

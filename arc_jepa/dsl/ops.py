@@ -369,6 +369,8 @@ beside(grid): grid → grid — this grid to the left of a second one of equal h
 above(grid): grid → grid — this grid above a second one of equal width
 under(grid): grid → grid — this grid under a second one of equal size, whose black cells are transparent
 keep_equal(grid): grid → grid — what two grids of equal size agree on; the rest is black
+paint_where(read, write, grid): grid → grid — the cells on which a second grid of equal size has one colour take another
+keep_where(read, grid): grid → grid — only the cells on which a second grid of equal size has a colour; the rest is black
 '''
 
 # %% ../../nbs/16_ops.ipynb #160027

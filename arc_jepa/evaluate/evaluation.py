@@ -24,8 +24,7 @@ from ..generate.generator import sample_batch
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..dsl.types import VALUE_BYTES, value_bytes
 from ..solve.guidance import Guidance
-from ..solve.search import warm_up
-from ..solve.solver import Solution, solve
+from ..solve.solver import ENGINES, Solution, solve, warm_up
 from ..statistics import as_number, geometric_ratio, wilson_interval
 
 # %% auto #0
@@ -121,22 +120,28 @@ class Report:
         lines = [f'{self.json["tasks"]}: {self.json["total_tasks"]} tasks, budget {self.json["budget"]}']
         for name, v in self.json['variants'].items():
             low, high = v['success_interval']
-            lines.append(f'  {name:12s} solved {v["solved_count"]:4d} ({v["success_rate"]:.1%}, 95 % interval {low:.1%}-{high:.1%}), with one attempt {v["solved_one_attempt"]}, '
+            lines.append(f'  {name:12s} solved {v["solved_count"]:4d} ({v["success_rate"]:.1%}, 95 % interval {low:.1%}-{high:.1%}), with one attempt {v["solved_one_attempt"]}; stands by {v["full_fits"]} answers' + (f', {v["full_fit_precision"]:.0%} of them right' if v['full_fits'] else '') + f'; size right {v["size_accuracy"]:.1%}; '
                          f'{v["avg_programs_tested"]:,.0f} programs and {v["cpu_s_per_item"]:.2f} CPU-s an item, prior: {v["prior"]}')
         for names, pair in self.json['programs_to_first_fit'].items():
             if pair['ratio']: lines.append(f'  programs to the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}), geometric mean over {pair["tasks"]} tasks that both fit')
         return '\n'.join(lines)
 
 def _row(task: Task, solution: Solution) -> dict:
-    return {'solved': solution.solves(task), 'solved_first': solution.solves(task, 1), 'program': solution.program, 'programs': list(solution.programs), 'bits': solution.bits,
+    return {'solved': solution.solves(task), 'solved_first': solution.solves(task, 1), 'program': solution.program, 'programs': list(solution.programs), 'bits': solution.bits, 'engine': solution.engine, 'guess': solution.guess,
             'programs_tested': solution.programs_tested, 'found_after': solution.found_after, 'seconds': round(solution.seconds, 4), 'attempts': [[a.tolist() for a in tried] for tried in solution.attempts]}
 
+def _right_size(task: Task, solution: Solution) -> bool:
+    "Has one of the attempts the size of the output, for every test input?"
+    return len(solution.attempts) == len(task.tests) and all(any(a.shape == pair.output.shape for a in tried) for tried, pair in zip(solution.attempts, task.tests))
+
 def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior_seconds: float) -> dict:
-    solved, first, fitted = (sum(map(bool, flags)) for flags in ([s.solves(t) for t, s in zip(tasks, solutions)], [s.solves(t, 1) for t, s in zip(tasks, solutions)], [s.program for s in solutions]))
+    flags, sure = [bool(s.solves(t)) for t, s in zip(tasks, solutions)], [not s.guess for s in solutions]
+    solved, first, right = sum(flags), sum(bool(s.solves(t, 1)) for t, s in zip(tasks, solutions)), sum(np.logical_and(flags, sure).tolist())
     items = sum(len(t.tests) for t in tasks)
     return {'success_rate': solved / len(tasks), 'success_interval': wilson_interval(solved, len(tasks)), 'solved_count': solved, 'solved_one_attempt': first,
             'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': novelty_rate([s for t, s in zip(tasks, solutions) if s.solves(t)]) * solved / len(tasks), 'cpu_s_per_item': (sum(s.seconds for s in solutions) + prior_seconds) / items, 'prior_s_per_item': prior_seconds / items,
-            'full_fit_precision': solved / fitted if fitted else None, 'prior': prior}
+            'full_fits': sum(sure), 'full_fit_precision': right / sum(sure) if any(sure) else None, 'size_accuracy': float(np.mean([_right_size(t, s) for t, s in zip(tasks, solutions)])),
+            'solved_by': {engine: sum(f for f, s in zip(flags, solutions) if s.engine == engine) for engine in ENGINES}, 'prior': prior}
 
 class Journal:
     "Solutions that were found, a line each in a JSON-lines file, so that an evaluation goes on after a kill; None keeps nothing. A solution is found again by the task's content, the prior, the budget and the operations."

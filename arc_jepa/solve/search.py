@@ -16,9 +16,9 @@ from ..dsl.program import Program, Step, parse
 from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, read_scalar, to_python, value_bytes
 
 # %% auto #0
-__all__ = ['OPERANDS', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED', 'STATES', 'USED',
-           'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'Instructions', 'instructions_for', 'instruction_costs',
-           'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search', 'warm_up']
+__all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED',
+           'STATES', 'USED', 'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'Instructions', 'instructions_for',
+           'instruction_costs', 'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search', 'warm_up']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
@@ -26,6 +26,8 @@ OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
     'objects8', 'shapes8', 'objects8 | pick_max(area)', 'objects8 | pick_min(area)', 'objects8 | pick_odd(area)', 'objects4 | with_holes',
     'where_not(black)', 'where_enclosed', 'where_lines(both)', 'where_rim',
     'commonest_colour', 'rarest_colour', 'objects8 | pick_max(area) | colour_of', 'objects8 | pick_min(area) | colour_of'))
+
+DEDUCED = 'map_colours', 'paint_where', 'keep_where'      # their arguments are computed from the demonstrations, here and in stacking
 
 @dataclass(frozen=True)
 class Instructions:
@@ -55,7 +57,7 @@ def instructions_for(task: Task) -> Instructions:
     readable, writable = _task_colours(task)
     rows, bits = [], []
     for op in OPS:
-        if op.is_control or op.name == 'map_colours': continue       # a colour map is deduced from the demonstrations instead, see below
+        if op.is_control or op.name in DEDUCED: continue
         choices = _choices(op, {'read': readable, 'write': writable, '': readable | writable})
         rows += [(op.number, *choice) for choice in choices]
         bits += [np.log2(len(choices))] * len(choices) if choices else []
@@ -247,13 +249,27 @@ def _memory(inputs: np.ndarray, n_pairs: int, max_bytes: int, max_states: int, w
     return memory, used
 
 # %% ../../nbs/40_search.ipynb #400025
+@jit
+def _add_costs(memory, costs, units):
+    "Cost of each state in units: that of the state it came from and that of the instruction."
+    for s in range(1, len(units)): units[s] = units[memory.parent[s]] + costs[memory.kind[memory.parent[s]], memory.made_by[s]]
+
 @dataclass(frozen=True)
 class Candidate:
-    "A program that fits all demonstrations: its cost in bits, the answers (one grid a test input) and how many programs had been tested when it was found."
+    "A program for a task: its cost in bits, the answers (one grid a test input) and how many programs had been tested when it was found. What the search finds fits all demonstrations; other engines say what speaks against theirs."
     program: Program
     bits: float
     answers: tuple[np.ndarray, ...]
     tested: int
+    engine: str = 'search'
+    missed: int = 0          # demonstrations that are not predicted when they are left out
+    wrong: int = 0           # cells of the demonstrations' outputs that it has wrong
+
+# %% ../../nbs/40_search.ipynb #400042
+def _unpredicted(grids: list[np.ndarray], images: np.ndarray) -> int:
+    "In how many of `grids` there is a colour that the map `images` changes and that no other of them has."
+    seen = [{c for c in np.unique(grid).tolist() if images[c] != c} for grid in grids]
+    return sum(bool(here - set().union(*seen[:k], *seen[k + 1:])) for k, here in enumerate(seen))
 
 # %% ../../nbs/40_search.ipynb #400039
 class Search:
@@ -288,6 +304,16 @@ class Search:
         self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
         return not self.exhausted
 
+    def state_bits(self) -> np.ndarray:
+        "float[states]: cost of each state in bits."
+        units = np.zeros(self.states, np.int64)
+        _add_costs(self._memory, self._costs, units)
+        return units / UNITS_PER_BIT
+
+    def program(self, state: int) -> Program:
+        "The steps that lead to number `state` of the states; 0 is the input."
+        return self._program(state)[0]
+
     def _program(self, state: int) -> tuple[Program, float]:
         "The steps that lead to `state` and their cost in bits."
         steps, cost, menu = [], 0, self._menu
@@ -300,23 +326,25 @@ class Search:
             state = before
         return Program(tuple(reversed(steps))), cost / UNITS_PER_BIT
 
-    def _answers(self, state: int) -> list[np.ndarray]:
-        "The grids of a state on the test inputs."
+    def _grids(self, state: int) -> list[np.ndarray]:
+        "The grids of a state on all pairs, demonstrations first."
         at, grids = int(self._memory.offset[state]), []
         for _ in range(self._goal.n_pairs):
             size = int(value_bytes(self._memory.arena[at:]))
             grids.append(to_python(self._memory.arena[at:at + size]))
             at += size
-        return grids[self._goal.n_demonstrations:]
+        return grids
 
     def _keep(self, state: int, colours: int, tested: int) -> None:
         "Make a candidate of a state that fits up to the colour map `colours`."
-        (program, bits), answers = self._program(state), self._answers(state)
+        (program, bits), grids, missed = self._program(state), self._grids(state), 0
+        answers = grids[self._goal.n_demonstrations:]
         if colours != IDENTITY_MAP:
             step, images = Step(OP_BY_NAME['map_colours'], (colours,)), np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
             changes = int((images != np.arange(10)).sum())
+            missed = _unpredicted(grids[:self._goal.n_demonstrations], images)
             program, answers, bits = program + Program((step,)), [images[a] for a in answers], bits + 4 + 2 * np.log2(10) * changes
-        self.candidates.append(Candidate(program, bits, tuple(answers), tested))
+        self.candidates.append(Candidate(program, bits, tuple(answers), tested, missed=missed))
 
 # %% ../../nbs/40_search.ipynb #400034
 @lru_cache(maxsize=1)

@@ -6,37 +6,55 @@
 from __future__ import annotations
 import time
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Sequence
 
 import numpy as np
-from ..grid import Task
+from ..grid import Pair, Task
+from ..dsl.program import run_program
 from .guidance import Guidance
-from .search import Candidate, Search, warm_up
+from .search import Candidate, Search
+from .stacking import stacks
 
 # %% auto #0
-__all__ = ['PIECE', 'PATIENCE', 'rank_answers', 'Solution', 'solve']
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PIECE', 'PATIENCE', 'FIRST_STACKS', 'LATER_STACKS', 'rank_answers', 'warm_up',
+           'Solution', 'solve']
 
 # %% ../../nbs/44_solver.ipynb #440005
+DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
+WRONG = 40.0             # bits for each cell that it has wrong: never before one that fits
+
 def rank_answers(candidates: list[Candidate]) -> list[tuple[Candidate, float]]:
-    "The distinct answers, best first: for each the cheapest program that gives it, and −log₂ of the total probability of all that do."
+    "The distinct answers, best first: for each the best candidate that gives it, and −log₂ of the total probability of all that do, with what speaks against them."
     groups: dict[tuple, list[Candidate]] = {}
     for candidate in candidates: groups.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), []).append(candidate)
-    def bits(group): return -np.logaddexp2.reduce([-c.bits for c in group])
-    return [(min(group, key=lambda c: c.bits), float(bits(group))) for group in sorted(groups.values(), key=bits)]
+    def bits(candidate): return candidate.bits + DOUBT * candidate.missed + WRONG * candidate.wrong
+    def total(group): return -np.logaddexp2.reduce([-bits(c) for c in group])
+    return [(min(group, key=bits), float(total(group))) for group in sorted(groups.values(), key=total)]
 
 # %% ../../nbs/44_solver.ipynb #440008
+@lru_cache(maxsize=1)
+def warm_up() -> None:
+    "Load or compile what solving needs; the second call returns at once."
+    search = Search(Task('warm-up', (Pair([[1, 2], [0, 0]], [[2, 2], [3, 0]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000)
+    search.run(500)
+    stacks(search)
+
 @dataclass(frozen=True)
 class Solution:
-    "What `solve` returns. An unsolved task has `program` None, no attempts and what was spent."
+    "What `solve` returns. Without anything of the right size `program` is None and there are no attempts."
     task_id: str
     program: str | None                          # text of the program behind the first attempt
     programs: tuple[str, ...]                    # one for each attempt
     attempts: tuple[tuple[np.ndarray, ...], ...] # for each test input up to two grids
     bits: float | None                           # cost of the program, −log₂ probability
-    pairs_fitted: int                            # demonstrations that the program reproduces (all or none)
+    pairs_fitted: int                            # demonstrations that the program reproduces
+    guess: bool                                  # it does not reproduce all, or does not predict those that are left out
     programs_tested: int
-    found_after: int | None                      # programs tested when the first fit was found
+    found_after: int | None                      # programs tested when the search found its first fit
     states: int                                  # distinct joint states kept
-    engine: str                                  # 'search', with the prior's name
+    engine: str                                  # what found the program: 'search' or 'stacking'
+    prior: str                                   # name of the search's prior
     seconds: float                               # CPU seconds of this thread
     fits: int                                    # programs that fitted all demonstrations
 
@@ -48,7 +66,7 @@ class Solution:
     def to_json(self) -> dict:
         "Plain lists and numbers."
         return {'task_id': self.task_id, 'program': self.program, 'programs': list(self.programs), 'attempts': [[a.tolist() for a in tried] for tried in self.attempts], 'bits': self.bits,
-                'pairs_fitted': self.pairs_fitted, 'programs_tested': self.programs_tested, 'found_after': self.found_after, 'states': self.states, 'engine': self.engine,
+                'pairs_fitted': self.pairs_fitted, 'guess': self.guess, 'programs_tested': self.programs_tested, 'found_after': self.found_after, 'states': self.states, 'engine': self.engine, 'prior': self.prior,
                 'seconds': round(self.seconds, 4), 'fits': self.fits}
 
     @classmethod
@@ -57,28 +75,55 @@ class Solution:
         return cls(**plain | dict(programs=tuple(plain['programs']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
 
 # %% ../../nbs/44_solver.ipynb #440010
-PIECE = 2_000          # programs between two looks at the clock, some ten milliseconds
-PATIENCE = 5_000       # programs after the first fit
+ENGINES = 'search', 'stacking'
+PIECE = 2_000            # programs between two looks at the clock, some ten milliseconds
+PATIENCE = 5_000         # programs after the first fit
+FIRST_STACKS, LATER_STACKS = 20_000, 4
 
-def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None) -> Solution:
+class _Clock:
+    "CPU seconds of this thread since it was made, and whether a budget allows some more."
+    def __init__(self, budget: float | None): self.start, self.budget = time.thread_time(), budget
+    @property
+    def seconds(self) -> float: return time.thread_time() - self.start
+    def allows(self, more: float) -> bool: return self.budget is None or self.seconds + more < self.budget
+
+def _trusted(candidates: list[Candidate]) -> list[Candidate]: return [c for c in candidates if not c.missed and not c.wrong]
+
+def _patient_enough(search: Search) -> bool:
+    first = next((c.tested for c in search.candidates if not c.missed), np.inf)
+    return search.tested >= max(2 * first, first + PATIENCE)
+
+def _candidates(search: Search, clock: _Clock, limit: float, stacking: bool) -> list[Candidate]:
+    "What the engines find within the limits."
+    stack_at, needed, going_on = FIRST_STACKS, 0.02, True
+    while going_on and search.tested < limit and clock.allows(needed if stacking else 0) and not _patient_enough(search):
+        going_on = search.run(int(min(PIECE, limit - search.tested)))
+        if not stacking or _trusted(search.candidates) or search.tested < stack_at: continue
+        before, stack_at = clock.seconds, stack_at * LATER_STACKS
+        stacked = stacks(search)
+        needed = 1.3 * (clock.seconds - before)
+        if _trusted(stacked): return search.candidates + stacked
+    return search.candidates + (stacks(search) if stacking and not _trusted(search.candidates) else [])
+
+def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None, engines: Sequence[str] = ENGINES) -> Solution:
     """Search a program for `task`: at most `budget` CPU seconds (None: no limit) and `max_nodes` programs (None: no limit).
 
-    `guidance`: a `Jepa`, 'frequency', or None for the uniform prior. `prior` (float[N_OPS]) overrides it where priors were computed for many tasks at once; `guidance` then only names it.
-    Raises ValueError for a task without demonstrations or without any limit."""
+    `guidance`: a `Jepa`, 'frequency', or None for the uniform prior. `prior` (float[N_OPS]) overrides it where priors were computed for many tasks at once; `guidance` then only names it. `engines`: ('search',) leaves out stacking.
+    Raises ValueError for a task without demonstrations, without any limit or with an engine that there is not."""
     if budget is None and max_nodes is None: raise ValueError('solve needs a limit: budget (seconds), max_nodes (programs), or both')
     if not task.demonstrations or not task.tests: raise ValueError(f'task {task.id}: needs at least one demonstration and one test input, has {len(task.demonstrations)} and {len(task.tests)}')
+    if 'search' not in engines or set(engines) - set(ENGINES): raise ValueError(f'engines are search, with or without stacking, not {", ".join(engines) or "none"}')
     warm_up()
-    start = time.thread_time()
-    task = task.hide_test_outputs()
+    clock, task = _Clock(budget), task.hide_test_outputs()
     source = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     search = Search(task, source.priors([task])[0] if prior is None else prior)
-    limit = float('inf') if max_nodes is None else max_nodes
-    while search.tested < limit:
-        if budget is not None and time.thread_time() - start >= budget: break
-        if search.candidates and search.tested >= max(2 * search.candidates[0].tested, search.candidates[0].tested + PATIENCE): break
-        if not search.run(int(min(PIECE, limit - search.tested))): break
-    best = rank_answers(search.candidates)[:2]
-    first = best[0][0] if best else None
-    return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c, _ in best), tuple(tuple(c.answers[i] for c, _ in best) for i in range(len(task.tests))) if best else (),
-                    first.bits if first else None, len(task.demonstrations) if first else 0, search.tested, search.candidates[0].tested if first else None, search.states,
-                    f'search, {source.name} prior', time.thread_time() - start, len(search.candidates))
+    found = _candidates(search, clock, np.inf if max_nodes is None else max_nodes, 'stacking' in engines)
+    return _solution(task, search, [c for c, _ in rank_answers(found)[:2]], sum(not c.wrong for c in found), source.name, clock)
+
+def _solution(task: Task, search: Search, best: list[Candidate], fits: int, prior: str, clock: _Clock) -> Solution:
+    "The answer in words: `best` are the candidates behind the attempts."
+    first = best[0] if best else None
+    fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
+    return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
+                    first.bits if first else None, fitted, first is None or first.missed > 0 or first.wrong > 0, search.tested, search.candidates[0].tested if search.candidates else None, search.states,
+                    first.engine if first else 'none', prior, clock.seconds, fits)

@@ -336,4 +336,5 @@ def outline(grid, colour, connectivity): return np.where((grid == 0) & ndimage.b
 
 TWINS.update(
     beside=lambda g, other: np.hstack([g, other]) if g.shape[0] == other.shape[0] else None, above=lambda g, other: np.vstack([g, other]) if g.shape[1] == other.shape[1] else None,
-    under=lambda g, other: np.where(other > 0, other, g) if g.shape == other.shape else None, keep_equal=lambda g, other: np.where(g == other, g, 0) if g.shape == other.shape else None)
+    under=lambda g, other: np.where(other > 0, other, g) if g.shape == other.shape else None, keep_equal=lambda g, other: np.where(g == other, g, 0) if g.shape == other.shape else None,
+    paint_where=lambda g, seen, colour, other: np.where(other == seen, colour, g) if g.shape == other.shape else None, keep_where=lambda g, seen, other: np.where(other == seen, g, 0) if g.shape == other.shape else None)
