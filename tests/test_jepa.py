@@ -182,7 +182,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_kill_and_resume_equals_uninterrupted_in_two_threads(tmp_path):
-    "In one thread, and at every point of what is written, kills are in the tests of the run state."
+    "In one thread, and at every point of what is written, kills are in test_kills.py."
     for step in (7, 13):
         process = start(tmp_path/'killed', EVERYTHING)
         wait_for_step(process, tmp_path/'killed', step)
