@@ -1,9 +1,10 @@
 """Every command line in the documentation exists, and runs here on a small scale.
 
 To document a command, add one line to RUNS: the command as documented, and what to append so that it ends in seconds. The lines run in
-this order in one empty folder, so that a later one finds what an earlier one wrote.
+this order in one empty folder, so that a later one finds what an earlier one wrote; those that need nothing of the others (ALONE) run in
+test_documented_notebooks.py. One of each kind starts as a shell would start it (COLD); the rest are forked from a process that has loaded and
+compiled what they all need.
 """
-import os
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import typer.main
 
 from arc_jepa.commands import app
+from children import ENVIRONMENT, Fork, command as arc_jepa
 
 TOP = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")']
@@ -65,11 +67,14 @@ RUNS = {  # documented command: appended words
     'arc-jepa bench search --json': '',
     'arc-jepa pilot': '--config pilot_tiny',
 }
+COLD = {'arc-jepa --version', 'arc-jepa --help', 'arc-jepa train --config jepa_tiny', 'arc-jepa pilot', 'arc-jepa notebook train_jepa -p config jepa_tiny -p training.epochs 5',
+        'arc-jepa ablate --seeds 3 --seconds 90 --questions 200 --workers 2'}
+ALONE = [command for command in RUNS if command.startswith(('arc-jepa notebook ', 'arc-jepa pilot', 'arc-jepa bench'))]
 NOT_RUN = {  # documented command: why no test runs it
     'make pilot': 'makes an environment and installs into it; what it then calls is `arc-jepa pilot`, which runs above',
     'make test': 'is what runs this test',
     'make install': 'makes an environment and installs into it',
-    'make kills': 'kills two hundred runs, which takes minutes; the tests of the run state kill a hundred and fifty',
+    'make kills': 'kills two hundred runs, which takes minutes; test_kills.py kills a hundred',
     'make run NB=train_jepa ARGS=-p config jepa_tiny': 'calls `arc-jepa notebook`, which runs above',
     'make bounds': 'compiles every kernel once more, which takes minutes; it is for whoever changed a kernel',
     'make lab': 'opens a server that stays',
@@ -149,7 +154,7 @@ def test_commands_are_found_in_the_documentation():
     text = '```bash\n$ arc-jepa a --b \\\n    1 | tee x  # c\nX=1 .venv/bin/arc-jepa d && make e; ls\n```\nsee `arc-jepa f` and `make test`'
     assert list(commands(text)) == ['arc-jepa a --b 1', 'arc-jepa d', 'make e']
     assert list(inline_commands(text)) == ['arc-jepa f', 'make test']
-    assert {'make pilot', 'make test'} <= DOCUMENTED.keys()
+    assert {'make pilot', 'make test'} <= DOCUMENTED.keys() and COLD <= RUNS.keys()
 
 
 def test_what_does_not_exist_is_noticed():
@@ -183,9 +188,18 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp('documented')
 
 
-@pytest.mark.parametrize('command', RUNS)
-def test_documented_command_runs(command, folder):
+def run(command, folder, outputs):
+    "The command as documented with what is appended; it has to end well."
     words = [*shlex.split(command)[1:], *shlex.split(RUNS[command])]
-    answer = subprocess.run([*PROGRAM, *words], cwd=folder, capture_output=True, text=True, timeout=600,
-                            env={**os.environ, 'PYTHONPATH': str(TOP)})
-    assert answer.returncode == 0, f'{shlex.join(words)}\n{answer.stdout[-3000:]}\n{answer.stderr[-3000:]}'
+    if command in COLD:
+        done = subprocess.run([*PROGRAM, *words], cwd=folder, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
+        code, out, said = done.returncode, done.stdout, done.stderr
+    else:
+        fork = Fork(arc_jepa, words, folder=folder, outputs=outputs)
+        out, said = fork.communicate(timeout=600)
+        code = fork.returncode
+    assert code == 0, f'{shlex.join(words)}\n{out[-3000:]}\n{said[-3000:]}'
+
+
+@pytest.mark.parametrize('command', [command for command in RUNS if command not in ALONE])
+def test_documented_command_runs(command, folder, tmp_path): run(command, folder, tmp_path)

@@ -2,13 +2,8 @@
 import copy
 import json
 import math
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +22,8 @@ from arc_jepa.threads import compute_threads
 from arc_jepa.train.runstate import CheckpointError, checkpoints, manifest_of, resume
 from arc_jepa.train.loop import read_metrics
 from arc_jepa.train.training import OptimizerConfig, TrainConfig, Trainer, TrainingConfig, train_jepa
+from children import Fork, train, wait_for_step
+from killed import CLOCKED
 
 torch.set_num_threads(1)
 EASY = GenerateConfig(grid=GridConfig(max_size=8), task_schedule={'easy': PhaseConfig(kind='atomic', primitives=[
@@ -172,26 +169,7 @@ def test_weights_of_another_op_table_are_refused(tmp_path):
 SMALL = dict(training=dict(epochs=4, steps_per_epoch=5, batch_size=8, counterfactuals=2, threads=1), logging=dict(every=1))
 # As it is shipped, in two threads (a batch of 16 tasks is the smallest that is split), with all that draws at random or prepares batches differently from step to step.
 EVERYTHING = SMALL | dict(training=SMALL['training'] | dict(batch_size=16, threads=2), augmentations=dict(palette_permutation=True, mask_ratio=0.2), loss=dict(invariance=0.2))
-CHILD = """
-import sys
-from arc_jepa.train.training import TrainConfig, train_jepa
-train_jepa(TrainConfig(**{settings!r}), sys.argv[1], resume=True, progress=False)
-"""
-
-
-def start(run_dir, settings=SMALL):
-    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
-    return subprocess.Popen([sys.executable, '-c', CHILD.format(settings=settings), str(run_dir)], env=env, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(run_dir, step, process, limit=300):
-    end = time.monotonic() + limit
-    while not any(row['step'] >= step for row in read_metrics(run_dir)):
-        assert process.poll() is None and time.monotonic() < end, process.stderr.read()
-        time.sleep(0.005)
-
-
-CLOCKED = ('tasks_per_second', 'ms_per_step', 'memory_gb', 'seconds_waited_for_data')      # no two runs are equally fast
+def start(run_dir, settings=SMALL): return Fork(train, TrainConfig(**settings), run_dir, folder=run_dir.parent, outputs=run_dir.parent)
 
 
 def small_config(): return TrainConfig(**SMALL)
@@ -203,15 +181,15 @@ def undisturbed(tmp_path_factory):
     return folder, train_jepa(small_config(), folder, progress=False)
 
 
-@pytest.mark.parametrize('settings', [SMALL, EVERYTHING], ids=['one_thread', 'everything_in_two_threads'])
-def test_kill_and_resume_equals_uninterrupted(tmp_path, settings):
+def test_kill_and_resume_equals_uninterrupted_in_two_threads(tmp_path):
+    "In one thread, and at every point of what is written, kills are in test_kills.py."
     for step in (7, 13):
-        process = start(tmp_path/'killed', settings)
-        wait_for_step(tmp_path/'killed', step, process)
+        process = start(tmp_path/'killed', EVERYTHING)
+        wait_for_step(process, tmp_path/'killed', step)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         assert process.returncode == -signal.SIGKILL
-    killed, whole = (train_jepa(TrainConfig(**settings), tmp_path/name, resume=name == 'killed', progress=False) for name in ('killed', 'whole'))
+    killed, whole = (train_jepa(TrainConfig(**EVERYTHING), tmp_path/name, resume=name == 'killed', progress=False) for name in ('killed', 'whole'))
     assert killed.finished and killed.state_sha256 == whole.state_sha256
     assert (tmp_path/'killed/model.safetensors').read_bytes() == (tmp_path/'whole/model.safetensors').read_bytes()
     assert [row['step'] for row in read_metrics(tmp_path/'killed')] == list(range(1, 21)), 'no line is missing, none is there twice'
@@ -220,14 +198,14 @@ def test_kill_and_resume_equals_uninterrupted(tmp_path, settings):
 
 
 def test_sigterm_saves_at_the_next_step_and_leaves_with_143(tmp_path, undisturbed):
-    process = start(tmp_path)
-    wait_for_step(tmp_path, 3, process)
+    process = start(tmp_path/'run')
+    wait_for_step(process, tmp_path/'run', 3)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 143 and 'SIGTERM' in said
-    steps = [json.loads(manifest_of(path).read_text())['step'] for path in checkpoints(tmp_path)]
+    steps = [json.loads(manifest_of(path).read_text())['step'] for path in checkpoints(tmp_path/'run')]
     assert steps and steps[0] >= 3
-    assert train_jepa(small_config(), tmp_path, resume=True, progress=False).state_sha256 == undisturbed[1].state_sha256
+    assert train_jepa(small_config(), tmp_path/'run', resume=True, progress=False).state_sha256 == undisturbed[1].state_sha256
 
 
 @pytest.mark.parametrize('damage, word', [(lambda p: p.write_bytes(p.read_bytes()[:1000]), 'truncated'),

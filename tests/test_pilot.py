@@ -1,17 +1,14 @@
 """The main job survives a kill, repairs what was damaged, and does not do twice what is done."""
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from arc_jepa.config import only_one
+from children import ENVIRONMENT, Fork, command
 
-TOP = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")', 'pilot', '--config', 'pilot_tiny', '--output']
-ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(TOP), 'OMP_NUM_THREADS': '1'}
+WORDS = ['pilot', '--config', 'pilot_tiny', '--output']
 
 
 def statuses(run_dir):
@@ -21,41 +18,49 @@ def statuses(run_dir):
         return {}
 
 
-def again(run_dir, *words):
-    answer = subprocess.run([*COMMAND, str(run_dir), *words], capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return answer.stderr
+def pilot(run_dir, outputs, *words): return Fork(command, [*WORDS, str(run_dir), *words], folder=outputs, outputs=outputs)
 
 
-def test_a_second_pilot_in_the_directory_is_refused(tmp_path):
-    first = subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+def again(run_dir, outputs, *words):
+    process = pilot(run_dir, outputs, *words)
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, said[-3000:]
+    return said
+
+
+def wait_until(holds, process, seconds):
+    end = time.monotonic() + seconds
+    while not holds() and process.poll() is None and time.monotonic() < end: time.sleep(0.02)
+
+
+def test_a_second_pilot_in_the_directory_is_refused(tmp_path, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp('outputs')
+    first = pilot(tmp_path, outputs)
     try:
-        deadline = time.monotonic() + 300
-        while 'running' not in statuses(tmp_path).values() and first.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: 'running' in statuses(tmp_path).values(), first, 300)
         first.send_signal(signal.SIGSTOP)   # in the middle of it, for as long as this takes
         state = (tmp_path / 'run.json').read_bytes()
-        second = subprocess.run([*COMMAND, str(tmp_path)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-        assert second.returncode == 1 and f'process {first.pid}' in second.stderr and '--output' in second.stderr and 'Traceback' not in second.stderr
+        second = pilot(tmp_path, outputs)
+        said = second.communicate(timeout=300)[1]
+        assert second.returncode == 1 and f'process {first.pid}' in said and '--output' in said and 'Traceback' not in said
         assert (tmp_path / 'run.json').read_bytes() == state, 'it touched nothing'
     finally:
         first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.communicate()
     with only_one(tmp_path):
         pass   # the kernel has released it
 
 
-def test_killed_repaired_and_changed(tmp_path):
-    running = subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-    deadline = time.monotonic() + 500
-    while statuses(tmp_path).get('train') != 'done' and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+def test_killed_repaired_and_changed(tmp_path, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp('outputs')
+    running = subprocess.Popen([sys.executable, '-c', 'from arc_jepa.commands import app; app(prog_name="arc-jepa")', *WORDS, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    wait_until(lambda: statuses(tmp_path).get('train') == 'done', running, 500)
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert statuses(tmp_path)['train'] == 'done' and not (tmp_path / 'report.html').exists()
 
     model = (tmp_path / 'jepa' / 'model.safetensors').read_bytes()
-    said = again(tmp_path)
+    said = again(tmp_path, outputs)
     assert 'training the JEPA, 8 steps: done before' in said and set(statuses(tmp_path).values()) == {'done'}
     assert (tmp_path / 'jepa' / 'model.safetensors').read_bytes() == model and (tmp_path / 'report.html').is_file()
 
@@ -65,7 +70,7 @@ def test_killed_repaired_and_changed(tmp_path):
     results = tmp_path / 'eval' / 'arc1_training.json'
     before = json.loads(results.read_text())
     results.write_text(results.read_text()[:100])
-    said = again(tmp_path)
+    said = again(tmp_path, outputs)
     held_out = tmp_path / 'data' / 'heldout.jsonl'
     assert held_out.read_bytes() == whole and 'generate: finished before, but' in said, 'a broken line is found, and the same tasks are made again'
     assert 'train: finished before, but' in said and 'solve arc1/training: finished before, but' in said
@@ -74,6 +79,6 @@ def test_killed_repaired_and_changed(tmp_path):
     found = [[row['dsl_only']['program'] for row in r['results']] for r in (before, after)]
     assert found[0] == found[1]
 
-    said = again(tmp_path, 'training_overrides=[training.epochs=1, training.steps_per_epoch=4, training.batch_size=16]')
+    said = again(tmp_path, outputs, 'training_overrides=[training.epochs=1, training.steps_per_epoch=4, training.batch_size=16]')
     assert (tmp_path / 'jepa.previous').is_dir() and 'generating 60 tasks: done before' in said
     assert json.loads((tmp_path / 'jepa' / 'metrics.json').read_text())['steps'] == 4, 'another network starts anew'

@@ -218,12 +218,12 @@ LOOPS = {'repeat(repeat(shift(right, wrap)))': Status.ok,
 
 @pytest.mark.parametrize('text', LOOPS)
 def test_loops_in_loops_end(text):
-    "Within a second, with a value or because it takes too long."
+    "Within a second of computing, with a value or because it takes too long."
     program, value = parse(text), from_grid(many_objects())
     run_value(parse('objects4 | map(input)'), value)                                                    # compiled by now
-    started = time.perf_counter()
+    started = time.process_time()
     result = run_value(program, value)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert (result.status if isinstance(result, Failure) else Status.ok) is LOOPS[text]
 
 

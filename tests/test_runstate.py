@@ -1,4 +1,4 @@
-"""A run cannot be lost: killed anywhere it ends in the same state, to the last bit; each entry of the state counts; a full disk takes nothing away."""
+"""A run cannot be lost: each entry of its state counts; a full disk takes nothing away; the best and the pinned stay."""
 import copy
 import json
 import os
@@ -9,36 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 from arc_jepa.jepa.models import WorldModel
 from arc_jepa.train.runstate import best_of, checkpoints, manifest, read_checkpoint, state_sha256
 from arc_jepa.train.training import TrainConfig, Trainer, train_jepa
 from killed import EVERYTHING
 
 ROOT = Path(__file__).parents[1]
-
-
-def kill(*words):
-    done = subprocess.run([sys.executable, str(ROOT/'tests/killed.py'), *words], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=900)
-    assert done.stdout, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def test_killed_at_random_steps_it_ends_the_same():
-    found = kill('random', '20')
-    assert found['killed'] >= 15 and not found['different'], found
-
-
-def test_killed_at_every_point_of_a_save_it_ends_the_same():
-    "Before and after each fsync, rename and removal, and in the middle of each write, of figures, checkpoint, manifest and model."
-    found = kill('save')
-    assert found['killed'] == found['runs'] == found['points'] > 30 and not found['different'] and not found['lost'], found
-
-
-def test_killed_at_every_point_of_going_back_it_ends_the_same():
-    "The newest checkpoint is damaged and set aside, and the one before is taken."
-    found = kill('back')
-    assert found['killed'] == found['runs'] == found['points'] > 20 and not found['different'] and not found['lost'], found
 
 
 # Each entry counts ---------------------------------------------------------------------------------------------------
@@ -61,7 +37,7 @@ def second_half(state):
     trainer = Trainer(TrainConfig(**EVERYTHING))
     trainer.state.load_state_dict(copy.deepcopy(state))      # what is loaded becomes the run's own, and changes with it
     for _ in range(20 - trainer.progress.step): step(trainer)
-    trainer.best.update(trainer.validation_loss() + 100, 20)       # no better than that of the first half, which therefore still counts
+    trainer.best.update(1000.0, 20)       # no better than that of the first half, which therefore still counts
     return trainer.state.sha256()
 
 

@@ -1,6 +1,7 @@
 """The settings of training: parts of a batch, precision, workers, early stopping, validation splits, profiles, memory; and what the commands make of them."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,20 +61,24 @@ def test_bf16_is_close_and_not_the_same(threads):
     assert b['gradient_norm'].item() == pytest.approx(a['gradient_norm'].item(), rel=0.2)
 
 
-@pytest.mark.parametrize('source', ['sampled', 'compressed shards', 'triples'])
-def test_workers_change_nothing_but_time(tmp_path, source):
-    "Also where an epoch of the data ends in the middle of what the workers make."
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Sixty tasks: as a data set, as shards, as triples."
     from arc_jepa.generate.corpus import generate, write_triples
     from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
+    place = tmp_path_factory.mktemp('data')
+    generate(GenerateConfig(task_schedule={'atomic': PhaseConfig(count=60)}), place/'data', progress=False)
+    write_triples(place/'data/manifest.jsonl', place/'triples.jsonl', counterfactuals=2, progress=False)
+    write_shards(place/'data/manifest.jsonl', place/'shards', shard_tasks=16, compress=True, progress=False)
+    return place
+
+
+@pytest.mark.parametrize('source', ['sampled', 'compressed shards', 'triples'])
+def test_workers_change_nothing_but_time(tmp_path, data, source):
+    "Also where an epoch of the data ends in the middle of what the workers make."
     settings, training = dict(SMALL), dict(SMALL['training'], epochs=4)
-    if source != 'sampled':
-        generate(GenerateConfig(task_schedule={'atomic': PhaseConfig(count=60)}), tmp_path/'data', progress=False)
-        if source == 'triples':
-            write_triples(tmp_path/'data/manifest.jsonl', tmp_path/'triples.jsonl', counterfactuals=2, progress=False)
-            settings['dataset_triples'], training['pairs'] = tmp_path/'triples.jsonl', 2
-        else:
-            write_shards(tmp_path/'data/manifest.jsonl', tmp_path/'shards', shard_tasks=16, compress=True, progress=False)
-            settings['pre_tokenized'], training['counterfactuals'] = dict(path=tmp_path/'shards'), 0
+    if source == 'triples': settings['dataset_triples'], training['pairs'] = data/'triples.jsonl', 2
+    if source == 'compressed shards': settings['pre_tokenized'], training['counterfactuals'] = dict(path=data/'shards'), 0
     ends = {train_jepa(TrainConfig(**settings | dict(training=training | dict(num_workers=n))), tmp_path/str(n), progress=False).state_sha256 for n in (0, 1, 3)}
     assert len(ends) == 1
 
@@ -170,9 +175,15 @@ def test_a_profile_lies_between_the_config_and_the_overrides(tmp_path):
 
 # Commands ------------------------------------------------------------------------------------------------------------
 
-def test_resume_stands_alone_or_with_a_checkpoint(tmp_path):
-    place = tmp_path/'run'
-    first = run(*TINY, '--output', place, '--resume', 'training.seed=1')
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    "What `--resume` in an empty place said, and the directory of the run that it made."
+    place = tmp_path_factory.mktemp('trained')/'run'
+    return run(*TINY, '--output', place, '--resume', 'training.seed=1'), place
+
+
+def test_resume_stands_alone_or_with_a_checkpoint(tmp_path, trained):
+    first, place = trained[0], Path(shutil.copytree(trained[1], tmp_path/'run'))
     assert first.exit_code == 0 and 'no checkpoint yet, a new run starts' in first.stderr, first.output
     assert load_config(TrainConfig, place/'config.yaml').training.seed == 1, 'an override behind --resume is an override'
     state = describe_run(place)['state_sha256']
@@ -199,9 +210,8 @@ def test_shorthands_of_the_command(tmp_path):
     assert wrong.exit_code == 1 and "did you mean 'bf16'?" in wrong.stderr
 
 
-def test_runs_from_the_shell(tmp_path):
-    place, copy = tmp_path/'all/run', tmp_path/'copy'
-    assert run(*TINY, '--output', place).exit_code == 0
+def test_runs_from_the_shell(tmp_path, trained):
+    place, copy = Path(shutil.copytree(trained[1], tmp_path/'all/run')), tmp_path/'copy'
     shown = json.loads(run('runs', 'show', place, '--json').stdout)
     assert len(shown['state_sha256']) == 64 and shown['step'] == 6 and shown['model'] is None and [c['epoch'] for c in shown['checkpoints']] == [2, 1]
     assert len(json.loads(run('runs', 'list', tmp_path, '--json').stdout)) == 1 and 'step 6, 2 checkpoints' in run('runs', 'list', tmp_path/'all').stdout

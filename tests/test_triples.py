@@ -1,10 +1,6 @@
 """Training on triples: what is read is checked, batches are what the file says, nothing held out is trained on, and a killed run ends where an undisturbed one does."""
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +19,8 @@ from arc_jepa.generate.generator import GenerateConfig, PhaseConfig
 from arc_jepa.jepa.models import HELD_OUT_SEED, Jepa, JepaConfig, WorldModel, batch_losses
 from arc_jepa.statistics import wilson_interval
 from arc_jepa.train.runstate import CheckpointError
-from arc_jepa.train.loop import read_metrics
 from arc_jepa.train.training import TrainConfig, Trainer, train_jepa
+from children import Fork, train, wait_for_step
 
 K = 3
 RULES_OFF = dict(demonstrations=0.0, rule_program=0.0, prior=0.0)
@@ -172,24 +168,15 @@ def test_objectives_without_weight_cost_nothing_and_change_nothing(file):
     assert all(p.grad is not None for p in some.programs.parameters())
 
 
-CHILD = """
-import sys
-from arc_jepa.train.training import TrainConfig, train_jepa
-train_jepa(TrainConfig.model_validate_json(sys.argv[1]), sys.argv[2], resume=True, progress=False)
-"""
-
-
 def test_kill_and_resume_equals_uninterrupted(file, tmp_path):
     config = config_for(file)
     whole = train_jepa(config, tmp_path / 'whole', progress=False)
     for step in (5, 9):
-        process = subprocess.Popen([sys.executable, '-c', CHILD, config.model_dump_json(), str(tmp_path / 'killed')], env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}, stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + 300
-        while not any(row['step'] >= step for row in read_metrics(tmp_path / 'killed')):
-            assert process.poll() is None and time.monotonic() < end, process.stderr.read()
-            time.sleep(0.005)
+        process = Fork(train, config, tmp_path / 'killed', folder=tmp_path, outputs=tmp_path)
+        wait_for_step(process, tmp_path / 'killed', step)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
     result = train_jepa(config, tmp_path / 'killed', resume=True, progress=False)
     assert result.finished and result.state_sha256 == whole.state_sha256
     moved = tmp_path / 'elsewhere.jsonl'
