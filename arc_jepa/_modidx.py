@@ -2333,6 +2333,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'arc_jepa.threads.in_threads': ('threads.html#in_threads', 'arc_jepa/threads.py'),
                                   'arc_jepa.threads.n_threads': ('threads.html#n_threads', 'arc_jepa/threads.py')},
             'arc_jepa.train.doctor': { 'arc_jepa.train.doctor.Finding': ('doctor.html#finding', 'arc_jepa/train/doctor.py'),
+                                       'arc_jepa.train.doctor.Finding.__post_init__': ( 'doctor.html#finding.__post_init__',
+                                                                                        'arc_jepa/train/doctor.py'),
                                        'arc_jepa.train.doctor.Finding.__str__': ('doctor.html#finding.__str__', 'arc_jepa/train/doctor.py'),
                                        'arc_jepa.train.doctor.Records': ('doctor.html#records', 'arc_jepa/train/doctor.py'),
                                        'arc_jepa.train.doctor.Records.settled': ('doctor.html#records.settled', 'arc_jepa/train/doctor.py'),
