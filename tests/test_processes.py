@@ -19,7 +19,7 @@ SETTINGS = dict(network=dict(width=16, heads=2, layers=1, hidden=32, latent=16, 
                 augmentations=dict(palette_permutation=True, mask_ratio=0.2), training=dict(epochs=3, steps_per_epoch=4, batch_size=8, grad_accum_steps=2, counterfactuals=2, threads=1), logging=dict(every=1, enabled=False))
 PROGRAM = """
 import json, sys, torch
-from arc_jepa.processes import n_processes, rank
+from arc_jepa.processes import rank, world_size
 from arc_jepa.train.training import TrainConfig, train_jepa
 result = train_jepa(TrainConfig(**json.loads(sys.argv[1])), sys.argv[2], resume=True, progress=False)
 print('ended', result.state_sha256, result.steps, flush=True)
@@ -77,7 +77,7 @@ def test_two_processes_end_alike_and_like_one(two, tmp_path):
 def test_it_matters_that_rows_of_all_are_gathered(two, tmp_path):
     "Without, each process compares with its own rows alone; the processes still agree with each other, and with nobody else."
     place = tmp_path/'run'
-    process = launch(2, place, program=PROGRAM.replace('result =', 'import arc_jepa.jepa.models as models\nmodels.gather = models.own_share = lambda x: x\nresult ='))
+    process = launch(2, place, program=PROGRAM.replace('result =', 'import arc_jepa.jepa.models as models\nmodels.gather = models.local_shard = lambda x: x\nresult ='))
     assert len(finish(process)) == 2
     ours, theirs = ([row['loss/total'] for row in read_metrics(folder)] for folder in (place, two[0]))
     assert abs(ours[0] - theirs[0]) > 0.01 * theirs[0]

@@ -26,7 +26,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ..config import Config, read_json_lines, save_config, write_atomic
-from ..processes import all_equal, any_of, copy_from_first, from_first, n_processes, rank
+from ..processes import all_equal, any_rank, broadcast, broadcast_number, rank, world_size
 from .runstate import Best, CheckpointError, Progress, RunState, checkpoints, manifest, move_aside, no_room, problem_with, resume as resume_state, step_of
 
 # %% auto #0
@@ -181,9 +181,9 @@ def _start(learner: Learner, run_dir: Path, resume: bool | str | Path, may_chang
         raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with --resume (resume=True), or choose another directory')
     taken = resume_state(learner.state, run_dir, None if resume is True else resume, may_change) if resume else None
     unvalidated = taken is not None and learner.progress.step % learner.steps_per_epoch == 0 and 'val_loss' not in manifest(taken)
-    if not all_equal(learner.state.sha256()): raise CheckpointError(f'{run_dir}: the {n_processes()} processes would start from different states; a run directory has to be one that all of them see')
+    if not all_equal(learner.state.sha256()): raise CheckpointError(f'{run_dir}: the {world_size()} processes would start from different states; a run directory has to be one that all of them see')
     if rank() > 0: return unvalidated
-    if n_processes() > 1: print(f'{n_processes()} processes train together', file=sys.stderr)
+    if world_size() > 1: print(f'{world_size()} processes train together', file=sys.stderr)
     for torn in run_dir.glob('.*.tmp'): torn.unlink(missing_ok=True)        # of writes that a kill has cut off; nobody else writes here
     if resume:
         others = checkpoints(run_dir)
@@ -236,9 +236,9 @@ class _Saver:
     def __call__(self, **about) -> None:
         learner, step = self.learner, self.learner.progress.step
         if step == self.step: return
-        if n_processes() > 1:
-            copy_from_first(learner.state.parts['model'].buffers())
-            if not all_equal(learner.state.sha256()): raise RuntimeError(f'step {step}: the copies of the model differ between the {n_processes()} processes; nothing was saved, the newest checkpoint is that of step {self.step}')
+        if world_size() > 1:
+            broadcast(learner.state.parts['model'].buffers())
+            if not all_equal(learner.state.sha256()): raise RuntimeError(f'step {step}: the copies of the model differ between the {world_size()} processes; nothing was saved, the newest checkpoint is that of step {self.step}')
         self.step, self.when = step, time.perf_counter()
         if rank() > 0: return
         self.log.sync()
@@ -281,7 +281,7 @@ def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None,
     with tqdm(total=learner.steps, initial=p.step, desc='training', unit='step', disable=not progress or rank() > 0, file=sys.stderr) as bar:
         while p.step < learner.steps:
             now = time.perf_counter()
-            term, interrupt, late, early, due = any_of(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT, max_seconds is not None and now - began >= max_seconds,
+            term, interrupt, late, early, due = any_rank(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT, max_seconds is not None and now - began >= max_seconds,
                                                        out_of_patience(), c.every_minutes is not None and now - save.when >= 60 * c.every_minutes)
             if term or interrupt or late or early:
                 ended, number = 'early' if early else 'time', signal.SIGTERM if term else signal.SIGINT if interrupt else 0
@@ -290,7 +290,7 @@ def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None,
                 if due: save()
             try: found = learner.step()
             except Halt as halt:
-                if n_processes() == 1 or not halt.one_process: save()
+                if world_size() == 1 or not halt.one_process: save()
                 raise _with_evidence(halt, run_dir, p.step) from None
             p.seconds = pace.seconds()
             end_of_epoch, row = p.step % every == 0, None
@@ -309,7 +309,7 @@ def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None,
             bar.update(1)
     save()
     if ended == 'finished' and out_of_patience(): ended = 'early'       # with the last epoch
-    if not number: number = next((n for n, told in zip((signal.SIGTERM, signal.SIGINT), any_of(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT)) if told), 0)     # one that came with the last step
+    if not number: number = next((n for n, told in zip((signal.SIGTERM, signal.SIGINT), any_rank(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT)) if told), 0)     # one that came with the last step
     return ended, number
 
 # %% ../../nbs/31_loop.ipynb #320033
@@ -342,10 +342,10 @@ def _first_alone(work: Callable[[], float | None], save: _Saver, run_dir: Path, 
     if rank() == 0:
         try: found = work()
         except Halt as told: halt = told
-    if any_of(halt is not None)[0]:
+    if any_rank(halt is not None)[0]:
         save()
         raise _with_evidence(halt, run_dir, step) if halt else Halt(f'{run_dir}: the first process could not go on behind step {step}, and says why')
-    return from_first(found)
+    return broadcast_number(found)
 
 def _end_of_epoch(learner: Learner, config: LoopConfig, log: Log, row: dict) -> float | None:
     "Validate, write the line, look at what was learned. The validation loss."
@@ -365,7 +365,7 @@ def _validate_late(learner: Learner, log: Log) -> float | None:
 # %% ../../nbs/31_loop.ipynb #320035
 def _with_evidence(halt: Halt, run_dir: Path, step: int) -> Halt:
     "The same with the run directory in front, and the name of the file that holds the evidence."
-    where, name = '', f'halted_at_step_{step + 1:08d}{f"_process_{rank()}" if n_processes() > 1 else ""}'
+    where, name = '', f'halted_at_step_{step + 1:08d}{f"_process_{rank()}" if world_size() > 1 else ""}'
     write_atomic(run_dir/f'{name}.json', json.dumps(dict(step=step + 1, error=type(halt).__name__, message=str(halt)), indent=1) + '\n')
     if halt.evidence is not None:
         path = run_dir/f'{name}.pt'

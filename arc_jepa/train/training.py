@@ -31,7 +31,7 @@ from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_a
 from ..jepa.diagnostics import Alarm, alarms, diagnose as diagnose_latents, diagnostic_tags, remedy
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, DESCRIPTION, JepaConfig, JepaError, WEIGHTS, WorldModel, batch_losses
 from ..jepa.shards import Shards
-from ..processes import n_processes, processes, rank
+from ..processes import processes, rank, world_size
 from ..threads import compute_threads
 from ..jepa.tokens import Prepared, tokenizer_hash
 from .loop import Halt, LoopConfig, read_metrics, run_loop
@@ -217,7 +217,7 @@ class Trainer:
         t, o = config.training, config.optimizer
         if t.device == 'cuda' and not torch.cuda.is_available():
             raise ValueError('training.device is cuda, and torch sees no GPU here; set training.device=cpu, or install a build of torch for the GPU')
-        if t.batch_size % (t.grad_accum_steps * n_processes()): raise ValueError(f'training.batch_size={t.batch_size} does not fall into {t.grad_accum_steps} parts (training.grad_accum_steps) for each of {n_processes()} processes; right would be {-(-t.batch_size // (t.grad_accum_steps * n_processes())) * t.grad_accum_steps * n_processes()}')
+        if t.batch_size % (t.grad_accum_steps * world_size()): raise ValueError(f'training.batch_size={t.batch_size} does not fall into {t.grad_accum_steps} parts (training.grad_accum_steps) for each of {world_size()} processes; right would be {-(-t.batch_size // (t.grad_accum_steps * world_size())) * t.grad_accum_steps * world_size()}')
         self.config, self.random = config, RandomState(t.seed)
         with self.random: self.model = WorldModel(config.model).train().to(t.device)
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
@@ -227,7 +227,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.scaler = torch.amp.GradScaler(t.device, enabled=t.mixed_precision == 'fp16')
         self.progress, self.best = Progress(), Best()
-        self.losses_of = torch.nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True, forward_sync_buffers=False) if n_processes() > 1 else self.model
+        self.losses_of = torch.nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True, forward_sync_buffers=False) if world_size() > 1 else self.model
         self._makers, self._coming = ThreadPoolExecutor(max(t.num_workers, 1)), {}      # a batch is a function of its number, so it does not matter when it is made
         self.shards, self.triples = open_shards(config), open_triples(config)
         parts = dict(model=self.model, optimizer=self.optimizer, scaler=self.scaler, progress=self.progress, best=self.best, random=self.random)
@@ -319,8 +319,8 @@ def _gradients(self, batch: Prepared, step: int) -> dict[str, torch.Tensor]:
     t, found = self.config.training, []
     autocast = torch.autocast(t.device, torch.float16 if t.mixed_precision == 'fp16' else torch.bfloat16, t.mixed_precision != 'none')
     for i in range(t.grad_accum_steps):
-        part = batch.part(i * n_processes() + rank(), t.grad_accum_steps * n_processes()).to(t.device, t.pin_memory)
-        waits = n_processes() > 1 and i < t.grad_accum_steps - 1        # gradients of several parts are averaged over the processes once
+        part = batch.part(i * world_size() + rank(), t.grad_accum_steps * world_size()).to(t.device, t.pin_memory)
+        waits = world_size() > 1 and i < t.grad_accum_steps - 1        # gradients of several parts are averaged over the processes once
         with self.losses_of.no_sync() if waits else contextlib.nullcontext():
             with self.random, autocast: losses = self.losses_of(part, step)
             self.scaler.scale(losses['total'] / t.grad_accum_steps).backward()
