@@ -30,7 +30,7 @@ def test_killed_at_random_steps_it_ends_the_same():
 
 
 def test_killed_at_every_point_of_a_save_it_ends_the_same():
-    "Before and after each fsync, rename and removal, and in the middle of each write of checkpoint, manifest and model. (Lines of figures are synced and not torn; half a line is left out when they are read.)"
+    "Before and after each fsync, rename and removal, and in the middle of each write, of figures, checkpoint, manifest and model."
     found = kill('save')
     assert found['killed'] == found['runs'] == found['points'] > 30 and not found['different'] and not found['lost'], found
 
