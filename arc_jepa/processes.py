@@ -15,23 +15,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['n_processes', 'rank', 'processes', 'gather', 'gather_uneven', 'own_share', 'any_of', 'from_first', 'copy_from_first',
-           'all_equal']
+__all__ = ['world_size', 'rank', 'processes', 'gather', 'gather_uneven', 'local_shard', 'any_rank', 'broadcast_number',
+           'broadcast', 'all_equal']
 
 # %% ../nbs/08_processes.ipynb #080005
-def n_processes() -> int:
+def world_size() -> int:
     "How many processes train together: 1 outside of `processes`."
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 def rank() -> int:
     "Which of them this is, from 0. The one with 0 writes and reports."
-    return dist.get_rank() if n_processes() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 @contextlib.contextmanager
 def processes(device: str = 'cpu', wait: float = 1800.0) -> Iterator[None]:
     "Inside the block the processes that `torchrun` started belong together: over nccl where each has a GPU, over gloo on CPUs. A process that was started alone stays alone. Raises RuntimeError when the others have not come after `wait` seconds (later, when one does not answer for so long: the first one validates and saves while they wait), ValueError where this machine has too few GPUs."
     asked, place = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
-    if asked == 1 or n_processes() > 1: yield; return
+    if asked == 1 or world_size() > 1: yield; return
     if device == 'cuda':
         if place >= torch.cuda.device_count(): raise ValueError(f'this is process {place + 1} of those on this machine, and torch sees {torch.cuda.device_count()} GPUs here; start as many as there are (torchrun --nproc-per-node), or set training.device=cpu')
         torch.cuda.set_device(place)
@@ -44,7 +44,7 @@ def processes(device: str = 'cpu', wait: float = 1800.0) -> Iterator[None]:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        shares = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(n_processes())]
+        shares = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(shares, x.contiguous())
         return torch.cat(shares)
 
@@ -53,47 +53,47 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
-        return total.chunk(n_processes())[rank()]
+        return total.chunk(world_size())[rank()]
 
 def gather(x: Tensor) -> Tensor:
     "N×… of each process to n·N×…, in the order of the ranks; all must have equally many rows. Gradients of all processes flow back to the rows, summed."
-    return _Gather.apply(x) if n_processes() > 1 else x
+    return _Gather.apply(x) if world_size() > 1 else x
 
 def gather_uneven(x: Tensor) -> Tensor:
     "`gather` for processes that have different numbers of rows."
-    if n_processes() == 1: return x
+    if world_size() == 1: return x
     counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
     padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
     return torch.cat([share[:n] for share, n in zip(gather(padded).chunk(len(counts)), counts)])
 
-def own_share(x: Tensor) -> Tensor:
+def local_shard(x: Tensor) -> Tensor:
     "The rows of this process: what `gather` put together, taken apart."
-    return x.chunk(n_processes())[rank()]
+    return x.chunk(world_size())[rank()]
 
 # %% ../nbs/08_processes.ipynb #080009
-def any_of(*flags: bool) -> list[bool]:
-    "Each flag, set where any process sets it."
-    if n_processes() == 1: return list(flags)
+def any_rank(*flags: bool) -> list[bool]:
+    "Each flag, set where any rank sets it (an all-reduce)."
+    if world_size() == 1: return list(flags)
     told = torch.tensor(flags, dtype=torch.int32, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
     dist.all_reduce(told, dist.ReduceOp.MAX)
     return [bool(x) for x in told.tolist()]
 
-def from_first(x: float | None) -> float | None:
-    "The number that the first process has; what the others have does not matter."
-    if n_processes() == 1: return x
+def broadcast_number(x: float | None) -> float | None:
+    "The number that the first process has, in all of them; what the others have does not matter."
+    if world_size() == 1: return x
     told = torch.tensor([x is not None, x or 0.0], dtype=torch.float64, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
     dist.broadcast(told, 0)
     return told[1].item() if told[0] else None
 
 @torch.no_grad()
-def copy_from_first(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Tensor]) -> None:
     "Overwrite tensors, in place, with those of the first process: for what each process has computed from the same rows by itself, and which may therefore differ by rounding."
-    if n_processes() == 1: return
+    if world_size() == 1: return
     for x in tensors: dist.broadcast(x, 0)
 
 def all_equal(text: str) -> bool:
     "Whether all processes give the same text, such as the hash of a state."
-    if n_processes() == 1: return True
-    told: list[str] = [''] * n_processes()
+    if world_size() == 1: return True
+    told: list[str] = [''] * world_size()
     dist.all_gather_object(told, text)
     return len(set(told)) == 1

@@ -23,10 +23,10 @@ import json, sys
 import arc_jepa.jepa.models as models
 from arc_jepa.processes import processes
 from arc_jepa.train.training import TrainConfig, train_jepa
-code, whole = 0, (models.gather, models.own_share)
+code, whole = 0, (models.gather, models.local_shard)
 with processes('cpu'):
     for settings, run_dir, gathered in json.loads(sys.argv[1]):
-        models.gather, models.own_share = whole if gathered else (lambda x: x, lambda x: x)
+        models.gather, models.local_shard = whole if gathered else (lambda x: x, lambda x: x)
         try: result = train_jepa(TrainConfig(**settings), run_dir, resume=True, progress=False)
         except SystemExit as stopped: code, told = stopped.code, ('stopped', run_dir, stopped.code)
         else: code, told = 0, ('ended', run_dir, result.state_sha256, result.steps)

@@ -20,8 +20,8 @@ from ..threads import compute_threads
 from ..train.training import NotFinite, TrainConfig, Trainer
 
 # %% auto #0
-__all__ = ['SPACE', 'TUNING_SEED', 'RateRange', 'smooth_losses', 'rate_range', 'plot_rates', 'parse_space', 'cf32_after', 'tune',
-           'plot_study', 'format_study']
+__all__ = ['SPACE', 'TUNING_SEED', 'RateRange', 'rate_range', 'plot_rates', 'parse_space', 'cf32_after', 'tune', 'plot_study',
+           'format_study']
 
 # %% ../../nbs/57_tuning.ipynb #570005
 class RateRange(NamedTuple):
@@ -32,7 +32,7 @@ class RateRange(NamedTuple):
     suggested: float
     breaks: float | None
 
-def smooth_losses(losses: Sequence[float], weight: float = 0.9) -> np.ndarray:
+def _smooth_losses(losses: Sequence[float], weight: float = 0.9) -> np.ndarray:
     "Exponential mean of what came before, corrected for its start."
     found, mean = [], 0.0
     for i, loss in enumerate(losses, 1):
@@ -40,6 +40,13 @@ def smooth_losses(losses: Sequence[float], weight: float = 0.9) -> np.ndarray:
         found.append(mean / (1 - weight ** i))
     return np.array(found)
 
+def _steepest(course: np.ndarray, width: int = 5) -> int:
+    "Where a course falls most over `width` steps to either side, before its lowest point."
+    end = max(int(course.argmin()), 2 * width)
+    slopes = [course[min(i + width, len(course) - 1)] - course[max(i - width, 0)] for i in range(min(end, len(course) - 1) + 1)]
+    return int(np.argmin(slopes))
+
+# %% ../../nbs/57_tuning.ipynb #570016
 def rate_range(config: TrainConfig, low: float = 1e-5, high: float = 1.0, steps: int = 100, progress: bool = True) -> RateRange:
     "Train `steps` steps while the rate grows from `low` to `high`; ends early where the loss is far above its best (by as much as it had fallen, and half a nat) or not finite. Raises ValueError for a range that is none, or one that breaks before there is anything to see, `OutOfMemory`."
     from tqdm import tqdm
@@ -52,25 +59,20 @@ def rate_range(config: TrainConfig, low: float = 1e-5, high: float = 1.0, steps:
             trainer.rate = rate
             try: losses.append(trainer.step()['total'].item())
             except NotFinite: breaks = float(rate); break
-            course = smooth_losses(losses)
+            course = _smooth_losses(losses)
             bar.update(1); bar.set_postfix_str(f'rate {rate:.1g}, loss {course[-1]:.2f}', refresh=False)
             if len(losses) > 10 and course[-1] > course.min() + max(course[:5].mean() - course.min(), 0.5): breaks = float(rate); break
     if len(losses) < 10: raise ValueError(f'the loss broke at a rate of {breaks:.1e}, after {len(losses)} steps, too early to see anything; begin lower than {low:g}')
-    course = smooth_losses(losses)
-    return RateRange(rates[:len(losses)], np.array(losses), course, float(rates[:len(losses)][_steepest(course)]), breaks)
+    course = _smooth_losses(losses)
+    return RateRange(rates[:len(losses)], np.array(losses), course, float(rates[_steepest(course)]), breaks)
 
-def _steepest(course: np.ndarray, width: int = 5) -> int:
-    "Where a course falls most over `width` steps to either side, before its lowest point."
-    end = max(int(course.argmin()), 2 * width)
-    slopes = [course[min(i + width, len(course) - 1)] - course[max(i - width, 0)] for i in range(min(end, len(course) - 1) + 1)]
-    return int(np.argmin(slopes))
-
+# %% ../../nbs/57_tuning.ipynb #570017
 def plot_rates(found: RateRange):
     "matplotlib Figure: loss by learning rate, with what is suggested and where it broke."
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(5.5, 2.6), layout='constrained')
-    ax.plot(found.rates[:len(found.losses)], found.losses, color='#AAAAAA', lw=.8, label='loss of the step')
-    ax.plot(found.rates[:len(found.smooth)], found.smooth, color='#0074D9', label='smoothed')
+    ax.plot(found.rates, found.losses, color='#AAAAAA', lw=.8, label='loss of the step')
+    ax.plot(found.rates, found.smooth, color='#0074D9', label='smoothed')
     ax.axvline(found.suggested, color='#2ECC40', ls='--', lw=1, label=f'falls fastest: {found.suggested:.1e}')
     if found.breaks: ax.axvline(found.breaks, color='#FF4136', ls=':', lw=1, label=f'breaks: {found.breaks:.1e}')
     ax.set(xscale='log', xlabel='learning rate', ylabel='total loss', ylim=(found.smooth.min() - 1, np.quantile(found.losses, .95) + 1)); ax.legend(fontsize=7, frameon=False)
@@ -112,10 +114,11 @@ def cf32_after(config: TrainConfig, cpu_seconds: float, questions: int = 200, te
 def tune(config: TrainConfig, directory: Path | str, space: Mapping[str, tuple[float, float] | list] | None = None, trials: int = 20, cpu_seconds: float = 60.0, questions: int = 200, seed: int = 0, progress: bool = True) -> dict:
     """Up to `trials` finished runs in the study in `directory`, and before them one of the config as it is; `{best, default, trials}`. A trial that was cut off is made again; settings that do not go together count as 0, a run that could not go on as what it had learned until then, and both say why (`stopped`).
 
-    Writes `study.db`, `best.yaml`, `trials.json`, `study.png`. Raises ValueError where the study has another space or budget, `DirectoryInUse`, RuntimeError without optuna (`pip install arc_jepa[tuning]`)."""
+    Writes `study.db`, `best.yaml`, `trials.json`, `study.png`. Raises ValueError where the study has another space or budget, or the config says `training.device=cuda`, `DirectoryInUse`, RuntimeError without optuna (`pip install arc_jepa[tuning]`)."""
     try: import optuna
     except ImportError: raise RuntimeError('tuning needs optuna: pip install "arc_jepa[tuning]"') from None
     from tqdm import tqdm
+    if config.training.device != 'cpu': raise ValueError(f'training.device={config.training.device}: a study compares runs at equal CPU seconds, which on a GPU are not what they take; set training.device=cpu, or choose the rate by the range test (arc-jepa tune --rates), which counts steps')
     directory, space = Path(directory), dict(space or SPACE)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_one(directory):
@@ -142,6 +145,7 @@ def tune(config: TrainConfig, directory: Path | str, space: Mapping[str, tuple[f
         plot_study(result, space).savefig(directory/'study.png', dpi=120)
     return result
 
+# %% ../../nbs/57_tuning.ipynb #570021
 def _again(study, optuna) -> None:
     "Trials that a kill has cut off are given up, and their settings queued once more."
     for trial in study.trials:
@@ -155,6 +159,7 @@ def _result(trials: Sequence, default: dict) -> dict:
     rows, plain = [row(t.number, t.params, t.user_attrs['record']) for t in trials], row(None, {}, default)
     return dict(best=max([plain, *rows], key=lambda r: r['cf32']), default=plain, trials=rows)
 
+# %% ../../nbs/57_tuning.ipynb #570019
 def plot_study(result: dict, space: Mapping[str, tuple[float, float] | list]):
     "matplotlib Figure: a panel a key, a point a run, the best in green; the config as it was as a dotted line."
     import matplotlib.pyplot as plt
@@ -172,6 +177,7 @@ def plot_study(result: dict, space: Mapping[str, tuple[float, float] | list]):
     plt.close(fig)
     return fig
 
+# %% ../../nbs/57_tuning.ipynb #570020
 def format_study(result: dict) -> str:
     "The best run beside the config as it was."
     best, default = result['best'], result['default']

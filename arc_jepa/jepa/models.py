@@ -24,7 +24,7 @@ from ..dsl.ops import N_OPS, op_table_hash
 from ..dsl.program import N_WORDS, Program, parse, to_array
 from ..generate.generator import sample_batch
 from ..grid import PackedGrids, Pair, Task, pack
-from ..processes import gather, gather_uneven, own_share
+from ..processes import gather, gather_uneven, local_shard
 from ..threads import in_threads, n_threads
 from .encoder import Encoder, NetworkConfig, Predictor, ProgramEncoder, RuleEncoder
 from .objectives import (LossConfig, NegativeQueue, SigregConfig, Temperature, VicregConfig, candidate_set, ema_update, info_nce, invariance_loss,
@@ -247,7 +247,7 @@ def ask(model: WorldModel, e: Encoded, batch: Prepared, infer: bool, by_rule: bo
         asked = [(z_in, own[:, None]), (z_in[:, -1:].expand(-1, c, -1).flatten(0, 1), other), *([(z_in, rule)] if by_rule else [])]
         predicted, of_others, *inferred = model.predictor.together(asked)
         return predicted, of_others.view(n, c, z_in.shape[-1]), inferred[0] if by_rule else z_in[:, :0], rule, own.whole, other.whole.view(n, c, z_in.shape[-1])
-    own = own_share if model.training else lambda x: x
+    own = local_shard if model.training else lambda x: x
     tasks = [own(e.z_in), own(e.z_out), batch.statistics, batch.weights, batch.programs, batch.others]
     n = len(batch.programs)
     parts = n_threads() if e.z_in.device.type == 'cpu' and n >= 8 * n_threads() else 1

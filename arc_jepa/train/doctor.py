@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,31 @@ from ..config import ConfigError, load_config
 from ..jepa.diagnostics import Alarm
 from .loop import EMBEDDING_METRICS, METRICS, read_metrics
 from .runs import describe_run
-from .training import TrainConfig
+from .runstate import is_among
+from .training import MAY_CHANGE, TrainConfig
 
 # %% auto #0
-__all__ = ['CHECKS', 'LOWEST_RATE', 'FLAT', 'CLIPPED', 'SPIKE', 'WAITING', 'GPU_BUSY', 'Finding', 'Records', 'read_records',
-           'check', 'examine', 'learning', 'not_finite', 'collapse', 'over_fitting', 'data_rate', 'gpu_idle', 'room',
-           'checkpoints_whole', 'format_findings']
+__all__ = ['CHECKS', 'Finding', 'Records', 'read_records', 'check', 'examine', 'format_findings']
 
 # %% ../../nbs/34_doctor.ipynb #340005
 @dataclass(frozen=True)
 class Finding:
-    "Something that a healthy run does not show: what, by which figures, and what to change (`KEY=VALUE` of the config, or a command)."
+    "Something that a healthy run does not show: what, and by which figures. `remedy` is what to change, `KEY=VALUE` of the config or a command (`arc-jepa …`), '' where there is neither; `note`, what there is to say besides. `new_run`: `--resume` would refuse the remedy."
     name: str
     evidence: str
-    remedy: str
+    remedy: str = ''
+    note: str = ''
+    new_run: bool = field(init=False)
 
-    def __str__(self) -> str: return f'{self.name}: {self.evidence}\n  try {self.remedy}'
+    def __post_init__(self):
+        keys = [] if self.remedy.startswith('arc-jepa ') else [change.partition('=')[0] for change in self.remedy.split()]
+        object.__setattr__(self, 'new_run', any(not is_among(key, MAY_CHANGE) for key in keys))
 
+    def __str__(self) -> str:
+        remedy = f'try {self.remedy}' + ' in a new run directory' * self.new_run if self.remedy else ''
+        return f'{self.name}: {self.evidence}\n  ' + '; '.join(filter(None, (remedy, self.note)))
+
+# %% ../../nbs/34_doctor.ipynb #340018
 @dataclass(frozen=True)
 class Records:
     "What a run wrote."
@@ -60,6 +68,7 @@ def read_records(run_dir: Path | str) -> Records:
     if not (run_dir/'config.yaml').is_file(): raise ConfigError([f'{run_dir}/config.yaml: not there; the doctor needs the config that training wrote'])
     return Records(run, load_config(TrainConfig, run_dir/'config.yaml'), read_metrics(run_dir, METRICS), read_metrics(run_dir, EMBEDDING_METRICS), shutil.disk_usage(run_dir).free)
 
+# %% ../../nbs/34_doctor.ipynb #340019
 CHECKS: list[Callable[[Records], Iterator[Finding]]] = []
 
 def check(function: Callable[[Records], Iterator[Finding]]) -> Callable[[Records], Iterator[Finding]]:
@@ -89,6 +98,7 @@ def _gained(r: Records) -> tuple[str, bool]:
     if shares: return f'{max(0, *shares.values()):.0%} gained of what the best constant answer costs', max(shares.values()) < 0.05
     return 'nothing to compare it with', False
 
+# %% ../../nbs/34_doctor.ipynb #340020
 @check
 def learning(r: Records) -> Iterator[Finding]:
     "Rate too low or too high, loss that stands still, gradients that vanish or explode."
@@ -98,24 +108,26 @@ def learning(r: Records) -> Iterator[Finding]:
     (before, after), norm, clip = _thirds(loss), float(np.median(norms)), r.config.optimizer.clip
     gained, little = _gained(r)
     if norm < 1e-4: yield Finding('vanishing_gradients', f'the gradient has a median norm of {norm:.1e}', f'network.layers={max(1, r.config.network.layers - 1)}')
+    def stands(when): return f'the loss stands at {after:.2f} (first third{when} {before:.2f}; it moves by {noise:.2f} from line to line)'
     flat = abs(before - after) < max(FLAT * abs(before), noise)
-    if flat and lr < LOWEST_RATE: yield Finding('learning_rate', f'the loss stands at {after:.2f} (first third {before:.2f}) at a rate of {lr:.0e}, which moves nothing', 'optimizer.lr=0.002')
-    elif flat and little: yield Finding('loss_flat', f'the loss stands at {after:.2f} (first third after warm-up {before:.2f}), {gained}', f'optimizer.lr={min(10 * lr, 2e-3):.0e}' if lr < 1e-3 else f'optimizer.lr={lr / 4:.0e}')
+    if flat and lr < LOWEST_RATE: yield Finding('learning_rate', f'{stands("")} at a rate of {lr:.0e}, which moves nothing', 'optimizer.lr=0.002')
+    elif flat and little: yield Finding('loss_flat', f'{stands(" after warm-up")}, {gained}', f'optimizer.lr={min(10 * lr, 2e-3):.0e}' if lr < 1e-3 else f'optimizer.lr={lr / 4:.0e}')
     often = float((norms > CLIPPED * clip).mean())
     lowest = np.minimum.accumulate(course)
     back = course - lowest
     worst = float((back / np.maximum(course[0] - lowest, 0.1 * abs(course[0]))).max())
     if lr >= LOWEST_RATE and often > 0.5 and (worst > SPIKE and back.max() > 2 * noise or norm > 100 * clip): yield Finding('learning_rate', f'{often:.0%} of the gradients are more than {CLIPPED:g} times the largest norm that is let through ({clip:g}), and the loss jumped back by {worst:.0%} of what it had gained', f'optimizer.lr={lr / 4:.0e}')
 
+# %% ../../nbs/34_doctor.ipynb #340021
 @check
 def not_finite(r: Records) -> Iterator[Finding]:
     "A run that halted."
     last = r.rows[-1]['step'] if r.rows else 0
     for path in sorted(Path(r.run['run_dir']).glob('halted_at_step_*.json')):
         about = json.loads(path.read_text(encoding='utf8'))
-        if about['step'] > last: yield Finding('halted', f'training halted with {about["error"]} at {about["message"]}', 'what it says')      # unless the run has gone on since
-    bad = [row['step'] for row in r.rows if not math.isfinite(row['loss/total'] if isinstance(row['loss/total'], (int, float)) else math.nan)]
-    if bad: yield Finding('not_finite', f'the loss of step {bad[0]} is no number', f'optimizer.lr={r.config.optimizer.lr / 4:.0e} in a new run directory')
+        if about['step'] > last: yield Finding('halted', f'training halted with {about["error"]} at {about["message"]}', note='what would help stands there')      # unless the run has gone on since
+    bad = [row['step'] for row in r.rows if 'loss/total' in row and not (isinstance(row['loss/total'], (int, float)) and math.isfinite(row['loss/total']))]
+    if bad: yield Finding('not_finite', f'the loss of step {bad[0]} is no number', f'optimizer.lr={r.config.optimizer.lr / 4:.0e}')
 
 # %% ../../nbs/34_doctor.ipynb #340009
 @check
@@ -135,7 +147,7 @@ def over_fitting(r: Records, epochs: int = 3) -> Iterator[Finding]:
     training = [float(np.median(r.values('loss/total', [row for row in r.rows if row['epoch'] == e]))) for e in range(best['epoch'], held[-1]['epoch'] + 1)]
     then, now, risen = training[0], training[-1], float(np.median(losses[-epochs:]) - losses.min())
     if risen > 2 * noise and then - now > 2 * float(np.median(np.abs(np.diff(training)))) / len(training) ** .5: yield Finding('over_fitting', f'validation is best after epoch {best["epoch"]} ({losses.min():.3f}) and {losses[-1]:.3f} now, {since} epochs later, while the training loss went from {then:.3f} to {now:.3f}',
-                                 'early_stopping.patience=3, and more tasks: ' + ('a larger manifest for pre_tokenized' if r.config.pre_tokenized else 'more programs for dataset_triples' if r.config.dataset_triples else 'a curriculum (data) with more phases'))
+                                 'early_stopping.patience=3', 'more tasks: ' + ('a larger manifest for pre_tokenized' if r.config.pre_tokenized else 'more programs for dataset_triples' if r.config.dataset_triples else 'a curriculum (data) with more phases'))
 
 # %% ../../nbs/34_doctor.ipynb #340011
 WAITING, GPU_BUSY = 0.15, 70.0
@@ -148,7 +160,7 @@ def data_rate(r: Records) -> Iterator[Finding]:
     waited, spent = sum(row['seconds_waited_for_data'] for _, row in rows), sum(row['ms_per_step'] * (row['step'] - before['step']) / 1e3 for before, row in rows)
     if waited > WAITING * spent:
         workers = r.config.training.num_workers
-        yield Finding('data_rate', f'steps wait for their batches {waited / spent:.0%} of the time ({workers} workers make them)', f'training.num_workers={max(1, 2 * workers)}' if workers < 8 else 'arc-jepa tokenize, and pre_tokenized.path=… to read what it wrote')
+        yield Finding('data_rate', f'steps wait for their batches {waited / spent:.0%} of the time ({workers} workers make them)', *((f'training.num_workers={max(1, 2 * workers)}',) if workers < 8 else ('arc-jepa tokenize', 'pre_tokenized.path=… reads what it wrote')))
 
 @check
 def gpu_idle(r: Records) -> Iterator[Finding]:
@@ -156,6 +168,7 @@ def gpu_idle(r: Records) -> Iterator[Finding]:
     busy = r.values('gpu/utilisation')
     if len(busy) >= 6 and np.median(busy) < GPU_BUSY: yield Finding('gpu_idle', f'the GPU is busy {np.median(busy):.0f} % of the time', f'training.batch_size={2 * r.config.training.batch_size}' if r.config.training.grad_accum_steps == 1 else f'training.grad_accum_steps={r.config.training.grad_accum_steps // 2}')
 
+# %% ../../nbs/34_doctor.ipynb #340022
 @check
 def room(r: Records) -> Iterator[Finding]:
     "A disk that will be full."
@@ -166,11 +179,12 @@ def room(r: Records) -> Iterator[Finding]:
 def checkpoints_whole(r: Records) -> Iterator[Finding]:
     "Damaged or stale checkpoints, and a model that does not fit its description."
     bad = {c['name']: c['problem'] for c in r.run['checkpoints'] if c['problem']}
-    if bad: yield Finding('damaged', '; '.join(f'{name}: {why}' for name, why in bad.items()), f'--resume, which takes the newest whole one (step {r.run["step"]})' if r.run['step'] is not None else 'a backup: none of the checkpoints is whole')
-    if r.run['model'] not in (None, 'none yet'): yield Finding('model', r.run['model'], f'arc-jepa train --resume, which writes it again')
+    goes_on = f'arc-jepa train --config {r.run["run_dir"]}/config.yaml --output {r.run["run_dir"]} --resume'
+    if bad: yield Finding('damaged', '; '.join(f'{name}: {why}' for name, why in bad.items()), *((goes_on, f'it takes the newest whole one (step {r.run["step"]})') if r.run['step'] is not None else ('', 'none of the checkpoints is whole: take them from a backup')))
+    if r.run['model'] not in (None, 'none yet'): yield Finding('model', r.run['model'], goes_on, 'it writes the model again')
     last, every = r.rows[-1]['step'] if r.rows else 0, r.config.training.steps_per_epoch
     saved = r.run['step'] or 0
-    if last - saved > 1.5 * every: yield Finding('stale_checkpoint', f'the figures are at step {last}, the newest whole checkpoint at {saved}, more than an epoch ({every} steps) before', 'looking at what training printed; where it saves, checkpoints.every_minutes=5')
+    if last - saved > 1.5 * every: yield Finding('stale_checkpoint', f'the figures are at step {last}, the newest whole checkpoint at {saved}, more than an epoch ({every} steps) before', 'checkpoints.every_minutes=5', 'if it does not save at all, what training printed says why')
 
 # %% ../../nbs/34_doctor.ipynb #340012
 def format_findings(records: Records, findings: list[Finding]) -> str:

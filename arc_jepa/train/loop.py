@@ -5,16 +5,18 @@
 # %% ../../nbs/31_loop.ipynb #320003
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
 import json
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,12 +26,12 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ..config import Config, read_json_lines, save_config, write_atomic
-from ..processes import all_equal, any_of, copy_from_first, from_first, n_processes, rank
-from .runstate import Best, CheckpointError, Progress, RunState, checkpoints, manifest_of, no_room, pin_of, problem_with, resume as resume_state, step_of
+from ..processes import all_equal, any_rank, broadcast, broadcast_number, rank, world_size
+from .runstate import Best, CheckpointError, Progress, RunState, checkpoints, manifest, move_aside, no_room, problem_with, resume as resume_state, step_of
 
 # %% auto #0
-__all__ = ['METRICS', 'EMBEDDING_METRICS', 'CheckpointConfig', 'EarlyStoppingConfig', 'LoggingConfig', 'LoopConfig', 'Log',
-           'read_metrics', 'usage', 'StopRequest', 'Learner', 'Halt', 'run_loop']
+__all__ = ['METRICS', 'EMBEDDING_METRICS', 'CheckpointConfig', 'EarlyStoppingConfig', 'LoggingConfig', 'LoopConfig',
+           'read_metrics', 'Log', 'usage', 'StopRequest', 'Learner', 'Halt', 'run_loop']
 
 # %% ../../nbs/31_loop.ipynb #320005
 class CheckpointConfig(Config):
@@ -57,41 +59,62 @@ class LoopConfig(Config):
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     logging: LoggingConfig = LoggingConfig()
 
-# %% ../../nbs/31_loop.ipynb #320007
+# %% ../../nbs/31_loop.ipynb #320036
 METRICS, EMBEDDING_METRICS = 'metrics.jsonl', 'embedding_metrics.jsonl'
 
+def read_metrics(run_dir: Path | str, name: str = METRICS) -> list[dict]:
+    "Lines of `metrics.jsonl` or `embedding_metrics.jsonl`; what is no line of a step is left out, such as an unfinished last one (a kill while writing)."
+    path = Path(run_dir)/name
+    return [row for row in (read_json_lines(path)[0] if path.is_file() else []) if isinstance(row.get('step'), int)]
+
+def _line(row: dict) -> str:
+    def plain(x):
+        if isinstance(x, Mapping): return {key: plain(value) for key, value in x.items()}
+        if isinstance(x, (list, tuple)): return [plain(value) for value in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+    return json.dumps(plain(row), allow_nan=False) + '\n'
+
+# %% ../../nbs/31_loop.ipynb #320007
 class Log:
     "`metrics.jsonl`, `embedding_metrics.jsonl` and TensorBoard of a run; on resume, lines after the checkpoint's step are cut."
     def __init__(self, run_dir: Path, config: LoggingConfig, step: int):
-        self.files = {}
-        for name in (METRICS, EMBEDDING_METRICS):
-            kept = [line for line in read_metrics(run_dir, name) if line['step'] <= step]
-            write_atomic(run_dir/name, ''.join(json.dumps(line) + '\n' for line in kept))
-            self.files[name] = open(run_dir/name, 'a', encoding='utf8')
-        self.board = None
+        self.run_dir, self.files, self.board = run_dir, {}, None
+        for name in (METRICS, EMBEDDING_METRICS): self._begin(name, [row for row in read_metrics(run_dir, name) if row['step'] <= step])
         if config.enabled:
             from torch.utils.tensorboard import SummaryWriter
             self.board = SummaryWriter(config.log_dir or run_dir/'tensorboard', purge_step=step + 1, flush_secs=config.flush_secs)
 
+    def _begin(self, name: str, rows: list[dict]) -> None:
+        if name in self.files: self.files[name].close()
+        write_atomic(self.run_dir/name, ''.join(map(_line, rows)))
+        self.files[name] = open(self.run_dir/name, 'a', encoding='utf8')
+
     def write(self, row: dict, name: str = METRICS, tags: Mapping[str, float] | None = None) -> None:
         "A line, and its TensorBoard `tags` (None: the same names)."
-        self.files[name].write(json.dumps(row) + '\n'); self.files[name].flush()
-        for tag, value in (row if tags is None else tags).items():
-            if self.board and tag not in ('step', 'epoch'): self.board.add_scalar(tag, value, row['step'])
+        self.files[name].write(_line(row)); self.files[name].flush()
+        self._show(row['step'], row if tags is None else tags)
+
+    def complete(self, step: int, figures: dict) -> None:
+        "Add figures to the last line, if it is that of `step`."
+        rows = read_metrics(self.run_dir)
+        if rows and rows[-1]['step'] == step: self._begin(METRICS, [*rows[:-1], rows[-1] | figures])
+        self._show(step, figures)
+
+    def _show(self, step: int, tags: Mapping[str, float]) -> None:
+        for tag, value in tags.items():
+            if self.board and tag not in ('step', 'epoch'): self.board.add_scalar(tag, value, step)
 
     def sync(self) -> None:
         "To the disk: before a checkpoint, so that no checkpoint is newer than its figures."
         for file in self.files.values(): os.fsync(file.fileno())
 
     def close(self) -> None:
-        for file in self.files.values(): file.close()
-        if self.board: self.board.close()
+        "All of them, also where one has no room for its last line and raises OSError."
+        with contextlib.ExitStack() as closing:
+            for file in (self.board, *self.files.values()):
+                if file: closing.callback(file.close)
 
-def read_metrics(run_dir: Path | str, name: str = METRICS) -> list[dict]:
-    "Lines of `metrics.jsonl` or `embedding_metrics.jsonl`; an unfinished last line (a kill while writing) is left out."
-    path = Path(run_dir)/name
-    return read_json_lines(path)[0] if path.is_file() else []
-
+# %% ../../nbs/31_loop.ipynb #320037
 @lru_cache
 def _say_once(text: str) -> None: print(text, file=sys.stderr)
 
@@ -140,26 +163,27 @@ class Learner(Protocol):
     def headline(self, row: dict[str, float]) -> str: "The same for the progress bar."
     def validation_loss(self) -> float | None: "Of held-out data, without changing the state; None where there is none."
     def diagnose(self, row: dict[str, float]) -> tuple[dict, dict[str, float]] | None: "A line of `embedding_metrics.jsonl` and its TensorBoard tags, after an epoch; None where there is nothing to look at."
-    def export(self, run_dir: Path) -> None: "Write what others load."
-    def exported_step(self, run_dir: Path) -> int | None: "The step of what `export` wrote there last, None where there is nothing whole."
+    def export(self, run_dir: Path) -> None: "Write what others load, after an epoch."
+    def finish(self, run_dir: Path, ended: str) -> None: "Leave there what others are to load of a run that `ended` so ('finished', 'early', 'time'); where that is there already, nothing is written."
 
 class Halt(RuntimeError):
     "Training cannot go on, and the message says what would help. `evidence` (tensors and plain Python) goes to a file in the run directory."
-    one_process = False       # True: where several train, it happens to one of them alone, and a save in which all take part would wait for ever
+    one_process = False       # True: where several train, a step that raises it does so in one of them alone, and a save in which all take part would wait for ever
 
     def __init__(self, message: str, evidence: dict | None = None):
         super().__init__(message)
         self.evidence = evidence
 
 # %% ../../nbs/31_loop.ipynb #320014
-def _start(learner: Learner, run_dir: Path, resume: bool | str | Path, may_change: tuple[str, ...]) -> None:
-    "A new run in an empty place, or an old one where it stopped; says which."
+def _start(learner: Learner, run_dir: Path, resume: bool | str | Path, may_change: tuple[str, ...]) -> bool:
+    "A new run in an empty place, or an old one where it stopped; says which. Whether it stopped after an epoch, before that was validated."
     if not resume and checkpoints(run_dir):
         raise CheckpointError(f'{run_dir} already holds a run ({checkpoints(run_dir)[0].name}); go on with --resume (resume=True), or choose another directory')
     taken = resume_state(learner.state, run_dir, None if resume is True else resume, may_change) if resume else None
-    if not all_equal(learner.state.sha256()): raise CheckpointError(f'{run_dir}: the {n_processes()} processes would start from different states; a run directory has to be one that all of them see')
-    if rank() > 0: return
-    if n_processes() > 1: print(f'{n_processes()} processes train together', file=sys.stderr)
+    unvalidated = taken is not None and learner.progress.step % learner.steps_per_epoch == 0 and 'val_loss' not in manifest(taken)
+    if not all_equal(learner.state.sha256()): raise CheckpointError(f'{run_dir}: the {world_size()} processes would start from different states; a run directory has to be one that all of them see')
+    if rank() > 0: return unvalidated
+    if world_size() > 1: print(f'{world_size()} processes train together', file=sys.stderr)
     for torn in run_dir.glob('.*.tmp'): torn.unlink(missing_ok=True)        # of writes that a kill has cut off; nobody else writes here
     if resume:
         others = checkpoints(run_dir)
@@ -168,15 +192,25 @@ def _start(learner: Learner, run_dir: Path, resume: bool | str | Path, may_chang
         print(said, file=sys.stderr)
     moving = run_dir/'.previous'        # there already where a kill has cut this short
     if moving.exists() or learner.progress.step == 0 and any((run_dir/name).exists() for name in learner.exports): _keep_earlier(run_dir, moving, learner.exports)
+    _keep_halts(run_dir, learner.progress.step)
+    return unvalidated
 
+# %% ../../nbs/31_loop.ipynb #320039
 def _keep_earlier(run_dir: Path, moving: Path, exports: tuple[str, ...]) -> None:
     "A run that begins anew where the checkpoints of a trained model are gone, or not whole, leaves that model and its figures in a directory of their own."
     moving.mkdir(exist_ok=True)
-    for name in (*exports, METRICS, EMBEDDING_METRICS, 'metrics.json', 'config.yaml'):
+    for name in (*exports, METRICS, EMBEDDING_METRICS, 'metrics.json', 'config.yaml', *(path.name for path in run_dir.glob('halted_at_step_*'))):
         if (run_dir/name).exists(): (run_dir/name).rename(moving/name)
     place = _free(run_dir, 'previous')
     moving.rename(place)
     print(f'{run_dir} held a trained model and no whole checkpoint to go on from: it is kept in {place}', file=sys.stderr)
+
+def _keep_halts(run_dir: Path, step: int) -> None:
+    "What halted a run that has begun anew since, or gone past that step, is no news of this one."
+    for path in run_dir.glob('halted_at_step_[0-9]*'):
+        if step and int(path.name.split('_')[3][:8]) > step: continue
+        (run_dir/'passed').mkdir(exist_ok=True)
+        path.replace(run_dir/'passed'/path.name)
 
 def _free(run_dir: Path, name: str) -> Path:
     "NAME, NAME_2, … : the first that is not there."
@@ -188,12 +222,8 @@ def _set_aside(run_dir: Path, found: list[Path], taken: Path | None) -> None:
     for word, paths in (('damaged', [p for p in problems if problems[p]]), ('later', [p for p in problems if not problems[p]])):
         if not paths: continue
         place = _free(run_dir, word)
-        place.mkdir()
         for path in paths:
-            beside = [each for each in (manifest_of(path), pin_of(path)) if each.exists()]
-            for each in beside: write_atomic(place/each.name, each.read_bytes())        # wherever this stops, the data has its manifest
-            path.rename(place/path.name)
-            for each in beside: each.unlink()
+            move_aside(path, place)
             print(f'{path.name} is {"not whole" if word == "damaged" else f"later than {Path(taken).name}"}: kept in {place}', file=sys.stderr)
 
 # %% ../../nbs/31_loop.ipynb #320015
@@ -206,9 +236,9 @@ class _Saver:
     def __call__(self, **about) -> None:
         learner, step = self.learner, self.learner.progress.step
         if step == self.step: return
-        if n_processes() > 1:
-            copy_from_first(learner.state.parts['model'].buffers())
-            if not all_equal(learner.state.sha256()): raise RuntimeError(f'step {step}: the copies of the model differ between the {n_processes()} processes; nothing was saved, the newest checkpoint is that of step {self.step}')
+        if world_size() > 1:
+            broadcast(learner.state.parts['model'].buffers())
+            if not all_equal(learner.state.sha256()): raise RuntimeError(f'step {step}: the copies of the model differ between the {world_size()} processes; nothing was saved, the newest checkpoint is that of step {self.step}')
         self.step, self.when = step, time.perf_counter()
         if rank() > 0: return
         self.log.sync()
@@ -223,79 +253,119 @@ def run_loop(learner: Learner, config: LoopConfig, run_dir: Path | str, resume: 
     SIGTERM or SIGINT: saved, then `SystemExit` 143 or 130. Raises `Halt` where a step does, `CheckpointError`, `NoRoom`."""
     run_dir, log = Path(run_dir), None
     learner.state.keep = config.checkpoints.keep
-    _start(learner, run_dir, resume, may_change)
+    unvalidated = _start(learner, run_dir, resume, may_change)
     try:
-        if rank() == 0:
-            save_config(config, run_dir/'config.yaml')
-            log = Log(run_dir, config.logging, learner.progress.step)
-        if learner.progress.step < learner.steps: learner.prepare()
-        with StopRequest() as stop: ended, number = _steps(learner, config, run_dir, log, stop, max_seconds, progress)
-        if rank() == 0 and learner.progress.step and learner.exported_step(run_dir) != learner.progress.step: learner.export(run_dir)
+        with contextlib.ExitStack() as closing:         # in here: what has found no room is refused once more when it is closed
+            if rank() == 0:
+                save_config(config, run_dir/'config.yaml')
+                log = Log(run_dir, config.logging, learner.progress.step)
+                closing.callback(log.close)
+            if learner.progress.step < learner.steps: learner.prepare()
+            with StopRequest() as stop: ended, number = _steps(learner, config, run_dir, log, stop, max_seconds, progress, unvalidated)
+            if rank() == 0 and learner.progress.step: learner.finish(run_dir, ended)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT): raise no_room(run_dir) from error
         raise
-    finally:
-        if log: log.close()
     if not number: return ended
     if rank() == 0: print(f'stopped by {signal.Signals(number).name} at step {learner.progress.step}, saved in {run_dir}', file=sys.stderr)
     raise SystemExit(128 + number)
 
 # %% ../../nbs/31_loop.ipynb #320031
-def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None, stop: StopRequest, max_seconds: float | None, progress: bool) -> tuple[str, int]:
+def _steps(learner: Learner, config: LoopConfig, run_dir: Path, log: Log | None, stop: StopRequest, max_seconds: float | None, progress: bool, unvalidated: bool) -> tuple[str, int]:
     "Steps until the end, a signal or the time limit, saved at the place where they stop; why they ended, and the signal or 0."
-    p, every, c, patience = learner.progress, learner.steps_per_epoch, config.checkpoints, config.early_stopping.patience
-    began, earlier, ended, number = time.perf_counter(), p.seconds, 'finished', 0
-    save, since = _Saver(learner, run_dir, log), (began, p.step, p.tasks)
+    p, every, c, stopping = learner.progress, learner.steps_per_epoch, config.checkpoints, config.early_stopping
+    began, ended, number = time.perf_counter(), 'finished', 0
+    save, pace = _Saver(learner, run_dir, log), _Pace(p)
+    def out_of_patience() -> bool: return stopping.patience is not None and learner.best.waited >= stopping.patience
+    if unvalidated and (loss := _first_alone(lambda: _validate_late(learner, log), save, run_dir, p.step)) is not None: learner.best.update(loss, p.step, stopping.min_delta)
     with tqdm(total=learner.steps, initial=p.step, desc='training', unit='step', disable=not progress or rank() > 0, file=sys.stderr) as bar:
         while p.step < learner.steps:
             now = time.perf_counter()
-            term, interrupt, late, early, due = any_of(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT, max_seconds is not None and now - began >= max_seconds,
-                                                       patience is not None and learner.best.waited >= patience, c.every_minutes is not None and now - save.when >= 60 * c.every_minutes)
+            term, interrupt, late, early, due = any_rank(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT, max_seconds is not None and now - began >= max_seconds,
+                                                       out_of_patience(), c.every_minutes is not None and now - save.when >= 60 * c.every_minutes)
             if term or interrupt or late or early:
                 ended, number = 'early' if early else 'time', signal.SIGTERM if term else signal.SIGINT if interrupt else 0
                 break
-            if due: save()
-            try:
-                found = learner.step()
-                p.seconds = earlier + time.perf_counter() - began
-                end_of_epoch, loss = p.step % every == 0, None
-                if rank() == 0 and (end_of_epoch or p.step % config.logging.every == 0):
-                    row = learner.row(found) | _rates(p, *since)
-                    loss = _log(learner, config, log, row, end_of_epoch)
-                    since = time.perf_counter(), p.step, p.tasks        # the rate is that of training, validation does not count
-                    bar.set_postfix_str(f'{learner.headline(row)}, {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
+            with pace.left_out():
+                if due: save()
+            try: found = learner.step()
             except Halt as halt:
-                if n_processes() == 1 or not halt.one_process: save()
+                if world_size() == 1 or not halt.one_process: save()
                 raise _with_evidence(halt, run_dir, p.step) from None
+            p.seconds = pace.seconds()
+            end_of_epoch, row = p.step % every == 0, None
+            if rank() == 0 and (end_of_epoch or p.step % config.logging.every == 0):
+                row = learner.row(found) | pace.rates() | usage()
+                bar.set_postfix_str(f'{learner.headline(row)}, {row["tasks_per_second"]:.0f} tasks/s', refresh=False)
+            with pace.left_out():
+                if end_of_epoch:
+                    loss = _first_alone(lambda: _end_of_epoch(learner, config, log, row), save, run_dir, p.step)
+                    if loss is not None: learner.best.update(loss, p.step, stopping.min_delta)
+                    save(**({} if loss is None else dict(val_loss=loss)))
+                    if rank() == 0: learner.export(run_dir)
+                else:
+                    if row: log.write(row)
+                    if c.every_steps and p.step % c.every_steps == 0: save()
             bar.update(1)
-            if end_of_epoch:
-                loss = from_first(loss)
-                if loss is not None: learner.best.update(loss, p.step, config.early_stopping.min_delta)
-                save(**({} if loss is None else dict(val_loss=loss)))
-                if rank() == 0: learner.export(run_dir)
-            elif c.every_steps and p.step % c.every_steps == 0: save()
     save()
-    if not number: number = next((n for n, told in zip((signal.SIGTERM, signal.SIGINT), any_of(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT)) if told), 0)     # one that came with the last step
+    if ended == 'finished' and out_of_patience(): ended = 'early'       # with the last epoch
+    if not number: number = next((n for n, told in zip((signal.SIGTERM, signal.SIGINT), any_rank(stop.signal == signal.SIGTERM, stop.signal == signal.SIGINT)) if told), 0)     # one that came with the last step
     return ended, number
 
 # %% ../../nbs/31_loop.ipynb #320033
-def _rates(p: Progress, began: float, step: int, tasks: int) -> dict[str, float]:
-    "How fast the steps since `began` were, and what they took."
-    seconds = time.perf_counter() - began
-    return {'tasks_per_second': (p.tasks - tasks) / seconds, 'ms_per_step': 1e3 * seconds / (p.step - step)} | usage()
+class _Pace:
+    "The time that steps take."
+    def __init__(self, p: Progress):
+        self.p, self.began = p, time.perf_counter() - p.seconds
+        self.line = p.seconds, p.step, p.tasks          # where the last line of figures was
 
-def _log(learner: Learner, config: LoopConfig, log: Log, row: dict, end_of_epoch: bool) -> float | None:
-    "Write a line; after an epoch validate and look at what was learned before. The validation loss."
-    loss = learner.validation_loss() if end_of_epoch else None
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try: yield
+        finally: self.began += time.perf_counter() - began
+
+    def seconds(self) -> float:
+        "Of all steps, over all restarts."
+        return time.perf_counter() - self.began
+
+    def rates(self) -> dict[str, float]:
+        "Of the steps since the last line."
+        (seconds, step, tasks), self.line = self.line, (self.seconds(), self.p.step, self.p.tasks)
+        spent = self.line[0] - seconds
+        return {'tasks_per_second': (self.p.tasks - tasks) / spent, 'ms_per_step': 1e3 * spent / (self.p.step - step)}
+
+# %% ../../nbs/31_loop.ipynb #320041
+def _first_alone(work: Callable[[], float | None], save: _Saver, run_dir: Path, step: int) -> float | None:
+    "What `work` comes to, which the first process alone does, in all of them. Raises `Halt` in all where it does there, with the state saved."
+    found, halt = None, None
+    if rank() == 0:
+        try: found = work()
+        except Halt as told: halt = told
+    if any_rank(halt is not None)[0]:
+        save()
+        raise _with_evidence(halt, run_dir, step) if halt else Halt(f'{run_dir}: the first process could not go on behind step {step}, and says why')
+    return broadcast_number(found)
+
+def _end_of_epoch(learner: Learner, config: LoopConfig, log: Log, row: dict) -> float | None:
+    "Validate, write the line, look at what was learned. The validation loss."
+    try: loss = learner.validation_loss()
+    except Halt: log.write(row); raise
     if loss is not None: row['val/loss'] = loss
     log.write(row)
-    if end_of_epoch and config.logging.embeddings and (looked := learner.diagnose(row)): log.write(looked[0], EMBEDDING_METRICS, looked[1])
+    if config.logging.embeddings and (looked := learner.diagnose(row)): log.write(looked[0], EMBEDDING_METRICS, looked[1])
+    return loss
+
+def _validate_late(learner: Learner, log: Log) -> float | None:
+    "The validation that the epoch did not come to before it was saved."
+    loss = learner.validation_loss()
+    if loss is not None: log.complete(learner.progress.step, {'val/loss': loss})
     return loss
 
 # %% ../../nbs/31_loop.ipynb #320035
 def _with_evidence(halt: Halt, run_dir: Path, step: int) -> Halt:
     "The same with the run directory in front, and the name of the file that holds the evidence."
-    where, name = '', f'halted_at_step_{step + 1:08d}{f"_process_{rank()}" if n_processes() > 1 else ""}'
+    where, name = '', f'halted_at_step_{step + 1:08d}{f"_process_{rank()}" if world_size() > 1 else ""}'
     write_atomic(run_dir/f'{name}.json', json.dumps(dict(step=step + 1, error=type(halt).__name__, message=str(halt)), indent=1) + '\n')
     if halt.evidence is not None:
         path = run_dir/f'{name}.pt'

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from ..config import only_one, write_atomic
 from ..jepa.models import DESCRIPTION, WEIGHTS
-from .runstate import CheckpointError, best_of, checkpoints, manifest, manifest_of, pin_of, problem_with, remove
+from .runstate import CheckpointError, best_of, checkpoints, manifest, manifest_of, move_aside, pin_of, problem_with, remove, step_of
 
 # %% auto #0
-__all__ = ['ASIDE', 'RECORDS', 'run_dirs', 'describe_checkpoint', 'problem_with_model', 'describe_run', 'format_run', 'prune',
-           'pin', 'backup']
+__all__ = ['run_dirs', 'problem_with_model', 'describe_checkpoint', 'describe_run', 'format_run', 'prune', 'pin', 'backup']
 
 # %% ../../nbs/33_runs.ipynb #330005
-ASIDE = re.compile(r'(later|damaged|previous)(_\d+)?')       # directories of a run that hold what it no longer goes on from
+_ASIDE = re.compile(r'(later|damaged|previous)(_\d+)?|replaced_.*')       # directories of a run, or of a copy of one, that hold what is not gone on from
 
 def _seen(run_dir: Path) -> bool: return any(run_dir.glob('checkpoint_*.pt')) or (run_dir/DESCRIPTION).is_file()
 
@@ -29,19 +28,13 @@ def run_dirs(directory: Path | str) -> list[Path]:
     "The runs in `directory`, itself included, by name. Raises FileNotFoundError where there is no such directory."
     directory = Path(directory)
     if not directory.is_dir(): raise FileNotFoundError(f'{directory}: no such directory')
-    return [path for path in [directory, *sorted(p for p in directory.rglob('*') if p.is_dir() and not ASIDE.fullmatch(p.name))] if _seen(path)]
+    return [path for path in [directory, *sorted(p for p in directory.rglob('*') if p.is_dir() and not _ASIDE.fullmatch(p.name))] if _seen(path)]
 
-def describe_checkpoint(path: Path) -> dict | None:
-    "`name, step, epoch, val_loss, bytes, state_sha256, config_sha256, commit, problem` of a checkpoint, `best` and `pinned`; reads all of it. None where training has removed it meanwhile."
-    about = manifest(path)
-    if not path.exists(): return None
-    return dict(name=path.name, step=about.get('step'), epoch=about.get('epoch'), val_loss=about.get('val_loss'), bytes=_size(path), state_sha256=about.get('state_sha256'), config_sha256=about.get('config_sha256'),
-                commit=about.get('versions', {}).get('commit'), problem=problem_with(path), best=path == best_of(path.parent), pinned=pin_of(path).exists())
+def _nearby(run_dir: Path) -> str:
+    around = run_dirs(run_dir) if run_dir.is_dir() else []
+    return f'. Runs below it: {", ".join(map(str, around[:5]))}' if around else ''
 
-def _size(path: Path) -> int:
-    try: return path.stat().st_size
-    except FileNotFoundError: return 0      # gone while we look: training goes on
-
+# %% ../../nbs/33_runs.ipynb #330014
 def problem_with_model(run_dir: Path | str) -> str | None:
     "What is wrong with the exported model, or None: there is one, and its weights are those that its description names. Training may be between the two: what does not fit is looked at again."
     for _ in range(3):
@@ -58,6 +51,18 @@ def _problem_with_model(run_dir: Path) -> str | None:
     if not weights.is_file(): return f'{WEIGHTS} is missing'
     return None if hashlib.sha256(weights.read_bytes()).hexdigest() == wanted else f'{WEIGHTS} is not the file that {DESCRIPTION} describes (its sha256 differs)'
 
+# %% ../../nbs/33_runs.ipynb #330017
+def describe_checkpoint(path: Path) -> dict | None:
+    "`name, step, epoch, val_loss, bytes, state_sha256, config_sha256, commit, problem` of a checkpoint, `best` and `pinned`; reads all of it. None where training has removed it meanwhile."
+    about = manifest(path)
+    if not path.exists(): return None
+    return dict(name=path.name, step=about.get('step'), epoch=about.get('epoch'), val_loss=about.get('val_loss'), bytes=_size(path), state_sha256=about.get('state_sha256'), config_sha256=about.get('config_sha256'),
+                commit=about.get('versions', {}).get('commit'), problem=problem_with(path), best=path == best_of(path.parent), pinned=pin_of(path).exists())
+
+def _size(path: Path) -> int:
+    try: return path.stat().st_size
+    except FileNotFoundError: return 0      # gone while we look: training goes on
+
 def describe_run(run_dir: Path | str) -> dict:
     "`run_dir, step, state_sha256, config_sha256` of the newest whole checkpoint (null without one), `checkpoints` as `describe_checkpoint` has them, the newest first, `model` (what is wrong with it, or null) and `bytes` of everything there. Raises `CheckpointError` where nothing is a run."
     run_dir = Path(run_dir)
@@ -66,10 +71,7 @@ def describe_run(run_dir: Path | str) -> dict:
     newest = next((c for c in found if c['problem'] is None), {})
     return dict(run_dir=str(run_dir), **{key: newest.get(key) for key in ('step', 'epoch', 'state_sha256', 'config_sha256')}, checkpoints=found, model=problem_with_model(run_dir), bytes=sum(_size(p) for p in run_dir.rglob('*') if p.is_file()))
 
-def _nearby(run_dir: Path) -> str:
-    around = run_dirs(run_dir) if run_dir.is_dir() else []
-    return f'. Runs below it: {", ".join(map(str, around[:5]))}' if around else ''
-
+# %% ../../nbs/33_runs.ipynb #330018
 def format_run(run: dict) -> str:
     "A run as text: a line a checkpoint."
     lines = [f'{run["run_dir"]}: step {run["step"]}, {run["bytes"] / 1e6:.1f} MB in all, state {(run["state_sha256"] or "none")[:16]}, config {(run["config_sha256"] or "none")[:16]}', f'  model: {run["model"] or "whole"}']
@@ -106,19 +108,20 @@ def pin(checkpoint: Path | str, pinned: bool = True) -> None:
     else: pin_of(path).unlink(missing_ok=True)
 
 # %% ../../nbs/33_runs.ipynb #330009
-RECORDS = ('config.yaml', 'metrics.json', 'metrics.jsonl', 'embedding_metrics.jsonl')
+_RECORDS = ('config.yaml', 'metrics.json', 'metrics.jsonl', 'embedding_metrics.jsonl')
 
 def backup(run_dir: Path | str, destination: Path | str) -> dict:
-    "Copy whole checkpoints with their manifests and pins, the exported model if it is whole, and the records, as far as they are new there; `{copied, skipped, refused}` (refused: name and why). A later call goes on where an interrupted one stopped. Raises `CheckpointError` where there is no run, ValueError for a destination inside the run."
+    "Copy whole checkpoints with their manifests and pins, the exported model if it is whole, and the records, as far as they are new there; `{copied, skipped, refused}` (refused: name and why). A copy of another run goes to `replaced_STATE` there first. A later call goes on where an interrupted one stopped. Raises `CheckpointError` where there is no run, ValueError for a destination inside the run."
     run_dir, destination = Path(run_dir), Path(destination)
     run = describe_run(run_dir)
     if destination.resolve().is_relative_to(run_dir.resolve()): raise ValueError(f'{destination} lies in {run_dir} itself; a backup belongs elsewhere')
     done = dict(copied=[], skipped=[], refused={c['name']: c['problem'] for c in run['checkpoints'] if c['problem']})
+    if _is_another(run, destination): _make_way(destination)
     for c in run['checkpoints']:
         if not c['problem']: _copy_checkpoint(run_dir/c['name'], destination, done)
     if run['model'] is None: _copy_model(run_dir, destination, done)
     elif run['model'] != 'none yet': done['refused'][WEIGHTS] = run['model']
-    for name in RECORDS:
+    for name in _RECORDS:
         if (run_dir/name).is_file(): _write_new(destination/name, (run_dir/name).read_bytes(), done)
     return done
 
@@ -131,11 +134,7 @@ def _copy_checkpoint(path: Path, destination: Path, done: dict) -> None:
     except FileNotFoundError: return        # training has removed it meanwhile
     if hashlib.sha256(data).hexdigest() != json.loads(about)['sha256']: done['refused'][path.name] = 'changed while it was copied'; return
     there = destination/path.name
-    if there.is_file() and manifest_of(there).is_file() and manifest_of(there).read_bytes() != about:
-        aside = destination/f'replaced_{manifest(there).get("state_sha256", "")[:12]}'
-        aside.mkdir(exist_ok=True)
-        for each in (there, manifest_of(there), pin_of(there)):
-            if each.exists(): each.replace(aside/each.name)
+    if there.is_file() and manifest_of(there).is_file() and manifest_of(there).read_bytes() != about: move_aside(there, _replaced(destination, there))
     _write_new(manifest_of(there), about, done)         # in this order, as a run writes them: data that is there has its manifest
     _write_new(there, data, done)
     if pinned: _write_new(pin_of(there), b'', done)
@@ -148,3 +147,26 @@ def _copy_model(run_dir: Path, destination: Path, done: dict) -> None:
     else: done['refused'][WEIGHTS] = 'written too often to be copied'; return
     _write_new(destination/WEIGHTS, weights, done)
     _write_new(destination/DESCRIPTION, about, done)
+
+# %% ../../nbs/33_runs.ipynb #330020
+def _is_another(run: dict, destination: Path) -> bool:
+    "Whether what is at `destination` is of another run than `run` (`describe_run`)."
+    there = {step_of(path): manifest(path) for path in checkpoints(destination)}
+    ours = {c['step']: c for c in run['checkpoints'] if c['step'] is not None}
+    if both := ours.keys() & there.keys(): return any(there[step].get('state_sha256') != ours[step]['state_sha256'] for step in both)
+    if there and ours: return max(there) > max(ours) or there[max(there)].get('config_sha256') not in {c['config_sha256'] for c in ours.values()}
+    model = destination/WEIGHTS
+    return bool(there) or model.is_file() and model.read_bytes() != _bytes(Path(run['run_dir'])/WEIGHTS)
+
+def _bytes(path: Path) -> bytes: return path.read_bytes() if path.is_file() else b''
+
+def _replaced(destination: Path, checkpoint: Path) -> Path: return destination/f'replaced_{manifest(checkpoint).get("state_sha256", "")[:12]}'
+
+def _make_way(destination: Path) -> None:
+    "Move a copy of a run into a directory of its own. Its newest checkpoint goes last: as long as it is there, a later call goes on with this."
+    found = checkpoints(destination)
+    aside = _replaced(destination, found[0]) if found else destination/'replaced_model'
+    aside.mkdir(exist_ok=True)
+    for name in (DESCRIPTION, WEIGHTS, *_RECORDS):
+        if (destination/name).is_file(): (destination/name).replace(aside/name)
+    for path in reversed(found): move_aside(path, aside)

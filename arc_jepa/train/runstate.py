@@ -13,7 +13,7 @@ import math
 import random
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from ..config import versions, write_atomic
 
 # %% auto #0
 __all__ = ['state_sha256', 'RandomState', 'Progress', 'Best', 'CheckpointError', 'NoRoom', 'RunState', 'no_room', 'manifest_of',
-           'manifest', 'step_of', 'checkpoints', 'best_of', 'pin_of', 'spare', 'remove', 'problem_with',
-           'read_checkpoint', 'newest_valid', 'resume']
+           'manifest', 'step_of', 'checkpoints', 'best_of', 'pin_of', 'spare', 'remove', 'move_aside', 'problem_with',
+           'read_checkpoint', 'newest_valid', 'is_among', 'resume']
 
 # %% ../../nbs/30_runstate.ipynb #300005
 def state_sha256(state: Any) -> str:
@@ -93,23 +93,22 @@ class Progress:
     "Counters of a run."
     step: int = 0           # optimiser steps done
     tasks: int = 0          # tasks seen
-    seconds: float = 0.0    # of training, over all its restarts; not part of the hash, no two runs take equally long
+    seconds: float = 0.0    # of steps, over all its restarts; not part of the hash, no two runs take equally long
 
     def state_dict(self) -> dict: return dict(vars(self))
     def load_state_dict(self, state: dict) -> None: vars(self).update(state)
 
 @dataclass
 class Best:
-    "The lowest validation loss of a run, where it was, and for how many validations nothing was better by more than `min_delta`."
+    "The best validation loss of a run: the last one that was lower than the best before it by more than `min_delta`. Where it was, and how many validations have not been better since."
     value: float = math.inf
     step: int = 0
     waited: int = 0
 
-    def update(self, value: float, step: int, min_delta: float = 0.0) -> bool:
-        "Take in a validation loss; whether it is better."
+    def update(self, value: float, step: int, min_delta: float = 0.0) -> None:
+        "Take in a validation loss."
         better = value < self.value - min_delta
         self.value, self.step, self.waited = (value, step, 0) if better else (self.value, self.step, self.waited + 1)
-        return better
 
     def state_dict(self) -> dict: return dict(vars(self))
     def load_state_dict(self, state: dict) -> None: vars(self).update(state)
@@ -121,12 +120,14 @@ class CheckpointError(RuntimeError):
 class NoRoom(CheckpointError):
     "The disk is full. What was saved before is as it was."
 
+# %% ../../nbs/30_runstate.ipynb #300037
 @dataclass
 class RunState:
     "Named parts with `state_dict`/`load_state_dict`, and the configuration that they belong to."
     parts: dict[str, Any]
     config: dict = field(default_factory=dict)
     keep: int = 3           # newest checkpoints that stay on disk, beside the best and those that are pinned
+    completed: Callable[[dict], dict] = dict        # a configuration that was saved by an earlier version, with the keys that it did not have yet
 
     def state_dict(self) -> dict: return {name: part.state_dict() for name, part in self.parts.items()}
 
@@ -161,6 +162,7 @@ class RunState:
         for old in set(checkpoints(run_dir)) - spare(run_dir, self.keep): remove(old)
         return path
 
+# %% ../../nbs/30_runstate.ipynb #300039
 def no_room(run_dir: Path | str, needed: int | None = None) -> NoRoom:
     "What to raise where the disk of `run_dir` is full, with `needed` bytes to write if that is known."
     free, last = shutil.disk_usage(run_dir).free, next((p for p in checkpoints(run_dir) if step_of(p) >= 0), None)
@@ -208,39 +210,58 @@ def remove(path: Path) -> None:
     "Delete a checkpoint; its data goes first, and a manifest without data is no checkpoint."
     for each in (path, manifest_of(path), pin_of(path)): each.unlink(missing_ok=True)
 
+def move_aside(path: Path, place: Path) -> None:
+    "Move a checkpoint, with its manifest and pin, to another directory of the same disk (made if need be)."
+    beside = [each for each in (manifest_of(path), pin_of(path)) if each.exists()]
+    for each in beside: write_atomic(place/each.name, each.read_bytes())        # wherever this stops, the data has its manifest
+    place.mkdir(parents=True, exist_ok=True)
+    path.rename(place/path.name)
+    for each in beside: each.unlink()
+
 # %% ../../nbs/30_runstate.ipynb #300033
 def problem_with(path: Path) -> str | None:
     "What is wrong with a checkpoint, or None: the bytes are what the manifest says."
+    return _verified(path)[1]
+
+def _verified(path: Path) -> tuple[bytes, str | None]:
+    "The bytes of a checkpoint, and what is wrong with them: what is loaded has to be what was checked, and the file may change in between."
     try: about = json.loads(manifest_of(path).read_text(encoding='utf8'))
-    except FileNotFoundError: return 'no such file' if not path.exists() else 'its manifest is missing'
-    except ValueError: return 'its manifest is no JSON'
-    if not isinstance(about, dict) or not {'bytes', 'sha256'} <= about.keys(): return 'its manifest lacks the size or the hash'
+    except FileNotFoundError: return b'', 'no such file' if not path.exists() else 'its manifest is missing'
+    except ValueError: return b'', 'its manifest is no JSON'
+    if not isinstance(about, dict) or not {'bytes', 'sha256'} <= about.keys(): return b'', 'its manifest lacks the size or the hash'
     try: data = path.read_bytes()
-    except OSError as error: return str(error)
-    if len(data) != about['bytes']: return f'{len(data)} bytes where {about["bytes"]} were written (truncated or replaced)'
-    if hashlib.sha256(data).hexdigest() != about['sha256']: return 'its sha256 differs from the manifest (damaged)'
+    except OSError as error: return b'', str(error)
+    if len(data) != about['bytes']: return data, f'{len(data)} bytes where {about["bytes"]} were written (truncated or replaced)'
+    return data, None if hashlib.sha256(data).hexdigest() == about['sha256'] else 'its sha256 differs from the manifest (damaged)'
 
 # %% ../../nbs/30_runstate.ipynb #300014
 def read_checkpoint(path: Path | str) -> dict:
     "`state` and `config` of a checkpoint. Raises `CheckpointError` with the reason."
-    problem = problem_with(Path(path))
+    data, problem = _verified(Path(path))
     if problem: raise CheckpointError(f'{path}: {problem}')
-    return torch.load(path, weights_only=True, map_location='cpu')
+    return _content(data)
 
-def newest_valid(run_dir: Path | str) -> Path | None:
-    "The newest checkpoint that is whole; each one that is not, and is passed over, is named on standard error."
+def _content(data: bytes) -> dict: return torch.load(io.BytesIO(data), weights_only=True, map_location='cpu')
+
+def newest_valid(run_dir: Path | str) -> tuple[Path, dict] | None:
+    "The newest checkpoint that is whole, and its `state` and `config`; each one that is not, and is passed over, is named on standard error. None where there is none."
     found = checkpoints(run_dir)
     for path in sorted(found, key=lambda p: step_of(p) >= 0):       # those without a manifest first, since nobody knows how new they are
-        problem = problem_with(path)
-        if problem is None: return path
+        data, problem = _verified(path)
+        if problem is None: return path, _content(data)
         print(f'{path}: passed over, {problem}; the newest of the others that is whole is taken', file=sys.stderr)
 
+def is_among(key: str, keys: Iterable[str]) -> bool:
+    "Whether a dotted key is one of `keys`, or below one."
+    return any(key == each or key.startswith(each + '.') for each in keys)
+
 def resume(state: RunState, run_dir: Path | str, path: Path | str | None = None, may_change: tuple[str, ...] = ()) -> Path | None:
-    "Load `path`, or the newest valid checkpoint of `run_dir` (None when there is none). A changed configuration is refused, with the difference."
-    path = Path(path) if path else newest_valid(run_dir)
-    if path is None: return None
-    saved = read_checkpoint(path)
-    changed = [f'{key}: {old!r} → {new!r}' for key, old, new in _difference(saved['config'], state.config) if not key.startswith(may_change or ('\0',))]
+    "Load `path`, or the newest valid checkpoint of `run_dir` (None when there is none). A configuration that differs elsewhere than in the keys `may_change`, and in what is below them, is refused, with the difference."
+    found = (Path(path), read_checkpoint(path)) if path else newest_valid(run_dir)
+    if found is None: return None
+    path, saved = found
+    differs = _difference(state.completed(saved['config']), state.config)
+    changed = [f'{key}: {old!r} → {new!r}' for key, old, new in differs if not is_among(key, may_change)]
     if changed: raise CheckpointError(f'{path} belongs to another configuration; ' + '; '.join(changed) + '. Start a new run directory, or restore these values')
     state.load_state_dict(saved['state'])
     return path

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import sys
@@ -18,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from tqdm import tqdm
 
 from ..config import Config, only_one, write_atomic
@@ -30,16 +31,15 @@ from ..jepa.augmentations import AugmentationConfig, augment_prepared, prepare_a
 from ..jepa.diagnostics import Alarm, alarms, diagnose as diagnose_latents, diagnostic_tags, remedy
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, DESCRIPTION, JepaConfig, JepaError, WEIGHTS, WorldModel, batch_losses
 from ..jepa.shards import Shards
-from ..processes import n_processes, processes, rank
+from ..processes import processes, rank, world_size
 from ..threads import compute_threads
 from ..jepa.tokens import Prepared, tokenizer_hash
 from .loop import Halt, LoopConfig, read_metrics, run_loop
-from .runstate import Best, Progress, RandomState, RunState, best_of, read_checkpoint
+from .runstate import Best, CheckpointError, Progress, RandomState, RunState, checkpoints, read_checkpoint, step_of
 
 # %% auto #0
 __all__ = ['VALIDATION_TASKS', 'MAY_CHANGE', 'Measure', 'OptimizerConfig', 'TrainingConfig', 'PreTokenized', 'TrainConfig',
-           'learning_rate', 'open_shards', 'open_triples', 'NotFinite', 'OutOfMemory', 'Trainer', 'step', 'validate',
-           'validation_loss', 'jepa', 'export', 'exported_step', 'metrics_row', 'row', 'headline', 'diagnose',
+           'learning_rate', 'open_shards', 'open_triples', 'NotFinite', 'OutOfMemory', 'Trainer', 'metrics_row',
            'TrainResult', 'train_jepa', 'summary', 'plot_run']
 
 # %% ../../nbs/32_training.ipynb #310005
@@ -52,6 +52,7 @@ class OptimizerConfig(Config):
     warmup_steps: int = Field(50, ge=0)
     clip: float = Field(1.0, gt=0, description='largest gradient norm')
 
+# %% ../../nbs/32_training.ipynb #320120
 class TrainingConfig(Config):
     "How long, on what batches."
     epochs: int = Field(4, ge=1)
@@ -70,9 +71,12 @@ class TrainingConfig(Config):
     checkpoint_dir: Path | None = Field(None, description='run directory, where none is given to the command')
     prediction_metrics: bool = Field(False, description='measure at the end, for metrics.json, how well the effect of programs is predicted')
 
+# %% ../../nbs/32_training.ipynb #320122
 class PreTokenized(Config):
     "Training tasks from shards, as `arc-jepa tokenize` writes them, instead of sampled ones."
     path: Path = Field(description='directory of the shards')
+
+_GO_TOGETHER: list[Callable[[TrainConfig], None]] = []      # what raises ValueError for settings that do not go together
 
 class TrainConfig(JepaConfig, LoopConfig):
     "A training run: the world model (tokens, network, objectives) and how it is trained. `profile=NAME` lays settings for a kind of machine over it."
@@ -90,52 +94,57 @@ class TrainConfig(JepaConfig, LoopConfig):
         return JepaConfig(**{name: getattr(self, name) for name in JepaConfig.model_fields})
 
     @model_validator(mode='after')
-    def _held_out_stays_held_out(self) -> TrainConfig:
-        if self.augmentations.palette_permutation and self.dataset_triples: raise ValueError('augmentations.palette_permutation would turn programs of dataset_triples into programs that are held out from it; leave out one of the two')
-        return self
-
-    @model_validator(mode='after')
-    def _views_need_grids(self) -> TrainConfig:
-        if self.loss.invariance and self.pre_tokenized: raise ValueError('loss.invariance needs grids to make views of, and pre_tokenized shards have none; leave out one of the two')
-        return self
-
-    @model_validator(mode='after')
-    def _augmentations_fit_the_tokens(self) -> TrainConfig:
-        mask, t = self.augmentations.mask_ratio, self.tokens
-        if mask and t.kind != 'objects': raise ValueError(f'augmentations.mask_ratio={mask:g} takes their identity from objects, and tokens.kind={t.kind} makes none; set augmentations.mask_ratio=0, or tokens.kind=objects')
-        if self.pre_tokenized and t.kind != 'objects': raise ValueError(f'pre_tokenized shards hold objects, and tokens.kind={t.kind} makes none; set tokens.kind=objects, or leave out pre_tokenized')
-        if self.pre_tokenized and self.augmentations.palette_permutation and t.background > 0:
-            raise ValueError(f'augmentations.palette_permutation cannot change colours in pre_tokenized shards whose background is a colour: tokens.background={t.background}; right would be 0 or -1 there, or augmentations.palette_permutation=false, or no pre_tokenized')
-        return self
-
-    @model_validator(mode='after')
-    def _settings_mean_something_here(self) -> TrainConfig:
-        t = self.training
-        if t.pin_memory and t.device == 'cpu': raise ValueError('training.pin_memory is about copies to a GPU, and training.device is cpu; leave it out, or set training.device=cuda')
-        if t.mixed_precision == 'fp16' and t.device == 'cpu': raise ValueError('training.mixed_precision=fp16 is slower than float32 on a CPU, and less exact; set none or bf16, or training.device=cuda')
-        if t.batch_size % t.grad_accum_steps or t.batch_size // t.grad_accum_steps < 2: raise ValueError(f'training.batch_size={t.batch_size} does not fall into training.grad_accum_steps={t.grad_accum_steps} equal parts of two tasks or more; right would be batch_size={max(2, -(-t.batch_size // t.grad_accum_steps)) * t.grad_accum_steps}')
-        if t.validation_split and not (self.pre_tokenized or self.dataset_triples): raise ValueError('training.validation_split takes tasks out of pre_tokenized or dataset_triples, and this run has neither: it samples its tasks, and others for validation; leave it out')
-        if self.early_stopping.min_delta and not self.early_stopping.patience: raise ValueError('early_stopping.min_delta says what counts as better, and without early_stopping.patience training never ends early; set both or none')
-        return self
-
-    @model_validator(mode='after')
-    def _something_is_asked(self) -> TrainConfig:
-        if not self.training.counterfactuals and set(self.objectives()) == {'same_input'}:
-            raise ValueError('loss.same_input is the only objective that weighs something, and it compares outputs of other programs, of which training.counterfactuals=0 leaves none; set training.counterfactuals=4, or give another one a weight, such as loss.program=1')
-        return self
-
-    @model_validator(mode='after')
-    def _one_source(self) -> TrainConfig:
-        if self.dataset_triples and self.pre_tokenized: raise ValueError('dataset_triples and pre_tokenized both say what to train on; leave out one of the two')
-        if self.dataset_triples and self.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
-        if self.training.pairs > 1: return self
-        if not self.dataset_triples: raise ValueError('training.pairs=1 needs dataset_triples; other tasks have 2 pairs or more')
-        inferred = sorted(RULE_OBJECTIVES & self.objectives().keys())
-        if inferred: raise ValueError(f'training.pairs=1 leaves no other pair to infer a rule from, which {" and ".join("loss." + name for name in inferred)} would need; set {" ".join(f"loss.{name}=0" for name in inferred)}, or training.pairs=2')
+    def _check(self) -> TrainConfig:
+        for check in _GO_TOGETHER: check(self)
         return self
 
     @property
     def steps(self) -> int: return self.training.epochs * self.training.steps_per_epoch
+
+# %% ../../nbs/32_training.ipynb #320124
+def _goes_together(check: Callable[[TrainConfig], None]) -> Callable[[TrainConfig], None]:
+    _GO_TOGETHER.append(check)
+    return check
+
+@_goes_together
+def _held_out_stays_held_out(c: TrainConfig) -> None:
+    if c.augmentations.palette_permutation and c.dataset_triples: raise ValueError('augmentations.palette_permutation would turn programs of dataset_triples into programs that are held out from it; leave out one of the two')
+
+@_goes_together
+def _views_need_grids(c: TrainConfig) -> None:
+    if c.loss.invariance and c.pre_tokenized: raise ValueError('loss.invariance needs grids to make views of, and pre_tokenized shards have none; leave out one of the two')
+
+@_goes_together
+def _augmentations_fit_the_tokens(c: TrainConfig) -> None:
+    mask, t = c.augmentations.mask_ratio, c.tokens
+    if mask and t.kind != 'objects': raise ValueError(f'augmentations.mask_ratio={mask:g} takes their identity from objects, and tokens.kind={t.kind} makes none; set augmentations.mask_ratio=0, or tokens.kind=objects')
+    if c.pre_tokenized and t.kind != 'objects': raise ValueError(f'pre_tokenized shards hold objects, and tokens.kind={t.kind} makes none; set tokens.kind=objects, or leave out pre_tokenized')
+    if c.pre_tokenized and c.augmentations.palette_permutation and t.background > 0:
+        raise ValueError(f'augmentations.palette_permutation cannot change colours in pre_tokenized shards whose background is a colour: tokens.background={t.background}; right would be 0 or -1 there, or augmentations.palette_permutation=false, or no pre_tokenized')
+
+# %% ../../nbs/32_training.ipynb #320125
+@_goes_together
+def _settings_mean_something_here(c: TrainConfig) -> None:
+    t = c.training
+    if t.pin_memory and t.device == 'cpu': raise ValueError('training.pin_memory is about copies to a GPU, and training.device is cpu; leave it out, or set training.device=cuda')
+    if t.mixed_precision == 'fp16' and t.device == 'cpu': raise ValueError('training.mixed_precision=fp16 is slower than float32 on a CPU, and less exact; set none or bf16, or training.device=cuda')
+    if t.batch_size % t.grad_accum_steps or t.batch_size // t.grad_accum_steps < 2: raise ValueError(f'training.batch_size={t.batch_size} does not fall into training.grad_accum_steps={t.grad_accum_steps} equal parts of two tasks or more; right would be batch_size={max(2, -(-t.batch_size // t.grad_accum_steps)) * t.grad_accum_steps}')
+    if t.validation_split and not (c.pre_tokenized or c.dataset_triples): raise ValueError('training.validation_split takes tasks out of pre_tokenized or dataset_triples, and this run has neither: it samples its tasks, and others for validation; leave it out')
+    if c.early_stopping.min_delta and not c.early_stopping.patience: raise ValueError('early_stopping.min_delta says what counts as better, and without early_stopping.patience training never ends early; set both or none')
+
+@_goes_together
+def _something_is_asked(c: TrainConfig) -> None:
+    if not c.training.counterfactuals and set(c.objectives()) == {'same_input'}:
+        raise ValueError('loss.same_input is the only objective that weighs something, and it compares outputs of other programs, of which training.counterfactuals=0 leaves none; set training.counterfactuals=4, or give another one a weight, such as loss.program=1')
+
+@_goes_together
+def _one_source(c: TrainConfig) -> None:
+    if c.dataset_triples and c.pre_tokenized: raise ValueError('dataset_triples and pre_tokenized both say what to train on; leave out one of the two')
+    if c.dataset_triples and c.data: raise ValueError('dataset_triples and data both say what to train on; leave out one of the two')
+    if c.training.pairs > 1: return
+    if not c.dataset_triples: raise ValueError('training.pairs=1 needs dataset_triples; other tasks have 2 pairs or more')
+    inferred = sorted(RULE_OBJECTIVES & c.objectives().keys())
+    if inferred: raise ValueError(f'training.pairs=1 leaves no other pair to infer a rule from, which {" and ".join("loss." + name for name in inferred)} would need; set {" ".join(f"loss.{name}=0" for name in inferred)}, or training.pairs=2')
 
 # %% ../../nbs/32_training.ipynb #310007
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -190,6 +199,13 @@ def _plain(x):
     if is_dataclass(x): return {field.name: _plain(getattr(x, field.name)) for field in fields(x)}
     return torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x
 
+# %% ../../nbs/32_training.ipynb #320105
+def _completed(saved: dict) -> dict:
+    "The config of a checkpoint with all keys there are now; as it is where it does not fit them."
+    own = {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
+    try: return saved | TrainConfig.model_validate_json(json.dumps(own)).model_dump(mode='json')
+    except ValidationError: return saved
+
 # %% ../../nbs/32_training.ipynb #320102
 class Trainer:
     "Model, optimiser and counters of a run, a `Learner` for `run_loop`; `step()` does one update."
@@ -201,7 +217,7 @@ class Trainer:
         t, o = config.training, config.optimizer
         if t.device == 'cuda' and not torch.cuda.is_available():
             raise ValueError('training.device is cuda, and torch sees no GPU here; set training.device=cpu, or install a build of torch for the GPU')
-        if t.batch_size % (t.grad_accum_steps * n_processes()): raise ValueError(f'training.batch_size={t.batch_size} does not fall into {t.grad_accum_steps} parts (training.grad_accum_steps) for each of {n_processes()} processes; right would be {-(-t.batch_size // (t.grad_accum_steps * n_processes())) * t.grad_accum_steps * n_processes()}')
+        if t.batch_size % (t.grad_accum_steps * world_size()): raise ValueError(f'training.batch_size={t.batch_size} does not fall into {t.grad_accum_steps} parts (training.grad_accum_steps) for each of {world_size()} processes; right would be {-(-t.batch_size // (t.grad_accum_steps * world_size())) * t.grad_accum_steps * world_size()}')
         self.config, self.random = config, RandomState(t.seed)
         with self.random: self.model = WorldModel(config.model).train().to(t.device)
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() > 1]       # norms, biases and temperatures are not pulled to zero
@@ -211,12 +227,12 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=True)
         self.scaler = torch.amp.GradScaler(t.device, enabled=t.mixed_precision == 'fp16')
         self.progress, self.best = Progress(), Best()
-        self.losses_of = torch.nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True, forward_sync_buffers=False) if n_processes() > 1 else self.model
+        self.losses_of = torch.nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True, forward_sync_buffers=False) if world_size() > 1 else self.model
         self._makers, self._coming = ThreadPoolExecutor(max(t.num_workers, 1)), {}      # a batch is a function of its number, so it does not matter when it is made
         self.shards, self.triples = open_shards(config), open_triples(config)
         parts = dict(model=self.model, optimizer=self.optimizer, scaler=self.scaler, progress=self.progress, best=self.best, random=self.random)
         meaning = dict(op_table=op_table_hash(), tokenizer=tokenizer_hash(config.tokens), shards=self.shards[0].checksum if self.shards else None, triples=self.triples[0].triples.content_hash if self.triples else None)     # weights mean nothing under another table
-        self.state = RunState(parts, config.model_dump(mode='json') | meaning)
+        self.state = RunState(parts, config.model_dump(mode='json') | meaning, completed=_completed)
 
     @property
     def steps(self) -> int: return self.config.steps
@@ -226,27 +242,31 @@ class Trainer:
 
     def prepare(self) -> None: self.batch(self.progress.step)       # compiles what is not compiled yet
 
-    def batch(self, index: int, seed: int | None = None) -> Prepared:
-        "Batch number `index`: from the shards or triples that the config names, or sampled. Where a `seed` is given, for measuring: from those that are held out, or sampled."
-        t, tokens, augmentations = self.config.training, self.config.tokens, self.config.augmentations if seed is None else AugmentationConfig()
-        shards, seed = self.shards and self.shards[seed is not None], t.seed if seed is None else seed
-        rng = np.random.default_rng((seed, index))
-        if shards: return augment_prepared(shards.batch(shards.indices(seed, index, min(t.batch_size, len(shards.among))), t.pairs, rng), tokens, augmentations, rng)
-        kinds = self.config.loss.invariance_views if self.config.loss.invariance else (None,)
-        return prepare_augmented(self._tasks(index, seed, rng), tokens, augmentations, rng, kinds[index % len(kinds)])
-
-    def _tasks(self, index: int, seed: int, rng: np.random.Generator) -> TaskBatch:
-        t = self.config.training
-        if not self.triples: return sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
-        source = self.triples[seed != t.seed]
-        return source.batch(source.groups(seed, index, min(t.batch_size, source.n_groups)), t.counterfactuals, rng)
-
 # %% ../../nbs/32_training.ipynb #320110
 def _method(function):
     "Make `function` a method of `Trainer`."
     setattr(Trainer, function.__name__, function)
     return function
 
+# %% ../../nbs/32_training.ipynb #320118
+@_method
+def batch(self, index: int, seed: int | None = None) -> Prepared:
+    "Batch number `index`: from the shards or triples that the config names, or sampled. Where a `seed` is given, for measuring: from those that are held out, or sampled."
+    t, tokens, augmentations = self.config.training, self.config.tokens, self.config.augmentations if seed is None else AugmentationConfig()
+    shards, seed = self.shards and self.shards[seed is not None], t.seed if seed is None else seed
+    rng = np.random.default_rng((seed, index))
+    if shards: return augment_prepared(shards.batch(shards.indices(seed, index, min(t.batch_size, len(shards.among))), t.pairs, rng), tokens, augmentations, rng)
+    kinds = self.config.loss.invariance_views if self.config.loss.invariance else (None,)
+    return prepare_augmented(self._tasks(index, seed, rng), tokens, augmentations, rng, kinds[index % len(kinds)])
+
+@_method
+def _tasks(self, index: int, seed: int, rng: np.random.Generator) -> TaskBatch:
+    t = self.config.training
+    if not self.triples: return sample_batch(self.config.data, seed, index, t.batch_size, t.pairs, t.counterfactuals)
+    source = self.triples[seed != t.seed]
+    return source.batch(source.groups(seed, index, min(t.batch_size, source.n_groups)), t.counterfactuals, rng)
+
+# %% ../../nbs/32_training.ipynb #320119
 @_method
 def _batch_of(self, step: int) -> Prepared:
     "The batch of a step, which may have been made already; those of the next steps are begun."
@@ -282,6 +302,7 @@ def step(self) -> dict[str, torch.Tensor]:
         raise OutOfMemory(self._out_of_memory(failure))
     return {**losses, 'gradient_norm': norm}
 
+# %% ../../nbs/32_training.ipynb #320131
 @_method
 def _update(self) -> None:
     rate = learning_rate(self.config, self.progress.step) if self.rate is None else self.rate
@@ -298,8 +319,8 @@ def _gradients(self, batch: Prepared, step: int) -> dict[str, torch.Tensor]:
     t, found = self.config.training, []
     autocast = torch.autocast(t.device, torch.float16 if t.mixed_precision == 'fp16' else torch.bfloat16, t.mixed_precision != 'none')
     for i in range(t.grad_accum_steps):
-        part = batch.part(i * n_processes() + rank(), t.grad_accum_steps * n_processes()).to(t.device, t.pin_memory)
-        waits = n_processes() > 1 and i < t.grad_accum_steps - 1        # gradients of several parts are averaged over the processes once
+        part = batch.part(i * world_size() + rank(), t.grad_accum_steps * world_size()).to(t.device, t.pin_memory)
+        waits = world_size() > 1 and i < t.grad_accum_steps - 1        # gradients of several parts are averaged over the processes once
         with self.losses_of.no_sync() if waits else contextlib.nullcontext():
             with self.random, autocast: losses = self.losses_of(part, step)
             self.scaler.scale(losses['total'] / t.grad_accum_steps).backward()
@@ -364,6 +385,7 @@ def validate(self, batches: int = 3) -> dict[str, float]:
 @_method
 def validation_loss(self) -> float: return self.validate()['total']
 
+# %% ../../nbs/32_training.ipynb #320133
 @_method
 def jepa(self, source: str = 'memory') -> Jepa:
     "What is trained, as others use it."
@@ -373,7 +395,27 @@ def jepa(self, source: str = 'memory') -> Jepa:
 def export(self, run_dir: Path) -> None: self.jepa(str(run_dir)).save(run_dir)
 
 @_method
-def exported_step(self, run_dir: Path) -> int | None:
+def finish(self, run_dir: Path, ended: str) -> None:
+    "Export the last step, or the best one where training has stopped early; not where it is that already."
+    there, wanted = _exported_step(run_dir), self.best.step if ended == 'early' else self.progress.step
+    if there == wanted: return
+    if ended != 'early': return self.export(run_dir)
+    try: self._best(run_dir).save(run_dir)
+    except CheckpointError as error:
+        print(f'the weights of the best step ({wanted}) cannot be exported: {error}; {WEIGHTS} is that of step {there or self.progress.step}', file=sys.stderr)
+        if there is None: self.export(run_dir)
+    else: print(f'no better validation loss for {self.best.waited} epochs: {WEIGHTS} is that of step {wanted}, {self.best.value:.4f}', file=sys.stderr)
+
+@_method
+def _best(self, run_dir: Path) -> Jepa:
+    "The weights of the best step. Raises `CheckpointError` where its checkpoint is gone or damaged."
+    path = next((path for path in checkpoints(run_dir) if step_of(path) == self.best.step), None)
+    if path is None: raise CheckpointError(f'there is no checkpoint of it in {run_dir}')
+    model = copy.deepcopy(self.model)
+    model.load_state_dict(read_checkpoint(path)['state']['model'])
+    return Jepa(model, trained=True, steps=self.best.step, source=str(run_dir))
+
+def _exported_step(run_dir: Path) -> int | None:
     try: return Jepa.load(run_dir).steps
     except JepaError: return None
 
@@ -423,8 +465,8 @@ class TrainResult:
     run_dir: str
     steps: int
     finished: bool
-    seconds: float              # of training, over all restarts
-    tasks_per_second: float
+    seconds: float              # of its steps, over all restarts; saving, validating and exporting are not in it
+    tasks_per_second: float     # in these seconds
     state_sha256: str
 
 # training.epochs moves the cosine, which is the point of changing it; of shards and triples the content counts, not the place
@@ -445,31 +487,22 @@ def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Pa
         p = trainer.progress
         result = TrainResult(str(run_dir), p.step, ended != 'time', p.seconds, p.tasks / max(p.seconds, 1e-9), trainer.state.sha256())
         if rank() > 0: return result
-        if ended == 'early': _export_best(trainer, run_dir)
-        measured = dict(prediction_metrics=_measured(trainer, measure)) if config.training.prediction_metrics else {}
-        write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result, ended) | measured, indent=1) + '\n')
+        measured = dict(prediction_metrics=_measured(trainer, run_dir, measure)) if config.training.prediction_metrics else {}
+        write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result, trainer.best, ended) | measured, indent=1) + '\n')
         return result
 
-def _export_best(trainer: Trainer, run_dir: Path) -> None:
-    "The weights of the best epoch take the place of the last ones, here and in what is exported."
-    best = best_of(run_dir)
-    if best is None: print(f'the checkpoint of the best step ({trainer.best.step}) is not here: {WEIGHTS} is that of step {trainer.progress.step}', file=sys.stderr); return
-    trainer.model.load_state_dict(read_checkpoint(best)['state']['model'])
-    Jepa(trainer.model, trained=True, steps=trainer.best.step, source=str(run_dir)).save(run_dir)
-    print(f'no better validation loss for {trainer.best.waited} epochs: {WEIGHTS} is that of step {trainer.best.step} ({best.name}), {trainer.best.value:.4f}', file=sys.stderr)
-
-def _measured(trainer: Trainer, measure: Measure) -> dict:
+def _measured(trainer: Trainer, run_dir: Path, measure: Measure) -> dict:
     held_out = trainer.triples[1].triples if trainer.triples else None
-    return measure(trainer.jepa(), held_out, curriculum=trainer.config.data)
+    jepa = Jepa.load(run_dir, trainer.config.training.device) if trainer.progress.step else trainer.jepa()
+    return measure(jepa, held_out, curriculum=trainer.config.data)
 
-def summary(run_dir: Path, config: TrainConfig, result: TrainResult, ended: str = 'finished') -> dict:
-    "`metrics.json`: mean loss of the logged steps of each epoch, validation and the best of it (null without), the epoch after which training stopped early (null where it did not), rate."
+def summary(run_dir: Path, config: TrainConfig, result: TrainResult, best: Best, ended: str = 'finished') -> dict:
+    "`metrics.json`: mean loss of the logged steps of each epoch, validation and the best of it (null without), the epoch after which training stopped early (null where it did not), rate. The best is that of `Best`, whose step is exported where training stops early: by `early_stopping.min_delta`, not the lowest of all."
     rows, every = read_metrics(run_dir), config.training.steps_per_epoch
-    epochs = sorted({row['epoch'] for row in rows})
-    losses = [float(np.mean([row['loss/total'] for row in rows if row['epoch'] == e])) for e in epochs]
-    validation = [row['val/loss'] for row in rows if 'val/loss' in row]
-    return dict(completed_epochs=result.steps // every, batch_size=config.training.batch_size, losses=losses, val_losses=validation,
-                best_val_loss=min(validation, default=None), early_stopping_epoch=result.steps // every if ended == 'early' else None, **asdict(result))
+    def mean(values): return float(np.mean(values)) if values else None
+    losses = [mean([row['loss/total'] for row in rows if row['epoch'] == e and row.get('loss/total') is not None]) for e in sorted({row['epoch'] for row in rows})]
+    return dict(completed_epochs=result.steps // every, batch_size=config.training.batch_size, losses=losses, val_losses=[row['val/loss'] for row in rows if 'val/loss' in row],
+                best_val_loss=best.value if best.step else None, early_stopping_epoch=result.steps // every if ended == 'early' else None, **asdict(result))
 
 # %% ../../nbs/32_training.ipynb #310027
 def plot_run(run_dir: Path | str):
