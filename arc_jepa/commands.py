@@ -30,6 +30,8 @@ __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'Ru
 # (07_threads); this is for what encodes grids outside of it, such as probing and solving. Set before torch is imported.
 os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 if not sys.stderr.isatty(): os.environ.setdefault('TQDM_MININTERVAL', '5')      # a log file wants a line now and then
+elif 0 in os.get_terminal_size(sys.stderr.fileno()):       # `docker exec -t`, `script`: on a terminal without columns or rows there would be no bar
+    os.environ.setdefault('TQDM_NCOLS', '80'); os.environ.setdefault('TQDM_NROWS', '24')
 
 app = typer.Typer(name='arc-jepa', no_args_is_help=True, rich_markup_mode='markdown', pretty_exceptions_enable=False, help='Object-centric world models and program search for ARC tasks.')
 
