@@ -284,7 +284,7 @@ def notebook(name: Annotated[Optional[str], typer.Argument(help='A run notebook 
              output: Annotated[Optional[Path], typer.Option('--output', '-o', help='The copy with outputs; artifacts/notebooks/NAME.ipynb if left out.')] = None) -> None:
     """Execute a run notebook with papermill. The same command goes on after a kill.
 
-    The copy with its outputs grows while it runs, and can be opened meanwhile."""
+    The copy with its outputs grows while it runs, and can be opened meanwhile. `train_jepa` ends with a probe, which may take longer than the training: `-p questions 50` shortens it, `-p questions 0` leaves it out."""
     with _clear_errors(), _stoppable('the same command goes on'):
         from arc_jepa.notebooks import find_notebook, notebook_names, parameters_of, run_notebook
         if name is None:
