@@ -7,7 +7,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -27,6 +30,8 @@ __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'Ru
 # (07_threads); this is for what encodes grids outside of it, such as probing and solving. Set before torch is imported.
 os.environ.setdefault('GOMP_SPINCOUNT', '20000')
 if not sys.stderr.isatty(): os.environ.setdefault('TQDM_MININTERVAL', '5')      # a log file wants a line now and then
+elif 0 in os.get_terminal_size(sys.stderr.fileno()):       # `docker exec -t`, `script`: on a terminal without columns or rows there would be no bar
+    os.environ.setdefault('TQDM_NCOLS', '80'); os.environ.setdefault('TQDM_NROWS', '24')
 
 app = typer.Typer(name='arc-jepa', no_args_is_help=True, rich_markup_mode='markdown', pretty_exceptions_enable=False, help='Object-centric world models and program search for ARC tasks.')
 
@@ -67,21 +72,42 @@ def _check_directory(output: Path) -> None:
     place = next(p for p in (output, *output.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK): raise ValueError(f'{output}: {"is a file" if output.is_file() else "is in a place that cannot be written"}; --output takes a directory')
 
-def _stop_on_sigterm(then: str = 'the same command goes on with the first stage that is not finished') -> None:
-    "SIGTERM ends the process with 143, after `finally` blocks have run."
-    import signal
+def _cannot_be_left(frame) -> bool:
+    "Is Python called here by something that drops what is raised in it: LLVM, or an import of compiled code?"
+    names = set()
+    while frame: names.add(frame.f_globals.get('__name__', '').partition('.')[0]); frame = frame.f_back
+    return not names.isdisjoint(('numba', 'llvmlite', 'importlib'))
+
+@contextmanager
+def _stoppable(then: str | Callable[[], str], at_once: bool = False):
+    """While the block runs, SIGTERM ends the process with 143 and Ctrl-C with 130, and a line that ends in `then`.
+
+    `finally` blocks run before; not with `at_once`, for work that leaves nothing behind (threads that search would be waited for), and not inside of what cannot be left."""
     def stop(number, frame):
-        typer.echo(f'arc-jepa: stopped by SIGTERM; {then}', err=True)
-        raise SystemExit(143)
-    signal.signal(signal.SIGTERM, stop)
+        name = 'SIGTERM' if number == signal.SIGTERM else 'Ctrl-C'
+        if os.environ.get('RANK', '0') == '0':      # of several processes, the first one speaks
+            line = f'arc-jepa: stopped by {name}; {then() if callable(then) else then}\n'
+            os.write(2, ('\n' * sys.stderr.isatty() + line).encode())       # below a progress bar, and past the buffer, which may be in use just now
+        if at_once or _cannot_be_left(frame): os._exit(128 + number)
+        raise SystemExit(128 + number)
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    taken = [number for number, handler in usual.items() if signal.getsignal(number) == handler and threading.current_thread() is threading.main_thread()]      # a signal that is ignored stays so
+    try:
+        for number in taken: signal.signal(number, stop)
+        yield
+    finally:
+        for number in taken: signal.signal(number, usual[number])
+
+def _saved_in(run_dir: Path | None) -> str:
+    "What is left of a training run that is stopped outside of its steps."
+    return f'what was trained is saved in {run_dir}; --resume goes on' if run_dir and any(run_dir.glob('checkpoint_*.pt')) else 'nothing was trained yet; the same command starts again'
 
 # %% ../nbs/81_commands.ipynb #810007
 @app.command(epilog='Example: `arc-jepa pilot --config pilot max_nodes=50000`')
 def pilot(overrides: Overrides = None, config: ConfigName = 'pilot', output: Annotated[Path, typer.Option('--output', '-o', help='Run directory.')] = Path('artifacts/pilot'),
           fresh: Annotated[bool, typer.Option('--fresh', help='Run finished stages again.')] = False) -> None:
     "The main job: generate tasks, train a JEPA, solve real ARC tasks with it, write a report. Interrupted, it goes on where it was."
-    with _clear_errors():
-        _stop_on_sigterm()
+    with _clear_errors(), _stoppable('the same command goes on with the first stage that is not finished'):
         from arc_jepa.config import load_config
         from arc_jepa.pilot import Pilot, PilotConfig
         settings = load_config(PilotConfig, config, overrides or [])
@@ -97,8 +123,7 @@ def generate(overrides: Overrides = None, config: ConfigName = 'pilot_curriculum
              workers: Annotated[int, typer.Option('--workers', min=1, help='Threads; the bytes are the same for any number.')] = 1,
              resume: Annotated[bool, typer.Option('--resume', help='Go on with an unfinished run of the same settings.')] = False, as_json: AsJson = False) -> None:
     "Write a curriculum of synthetic tasks: manifest.jsonl, heldout.jsonl, summary.json."
-    with _clear_errors():
-        _stop_on_sigterm('what is written is whole; --resume goes on')
+    with _clear_errors(), _stoppable('what is written is whole; --resume goes on'):
         from arc_jepa.config import load_config
         from arc_jepa.generate.corpus import generate as write
         from arc_jepa.generate.generator import GenerateConfig
@@ -136,8 +161,10 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
     """Train the JEPA on generated tasks. Ctrl-C and SIGTERM save first; `--resume` goes on, bit for bit.
 
     On several GPUs or machines: `torchrun --nproc-per-node 2 --no-python arc-jepa train …`."""
-    with _clear_errors():
-        _stop_on_sigterm('what was trained is saved; --resume goes on')      # until training takes over, which saves first
+    place = Path(resume) if resume not in (None, NEWEST) else None         # a checkpoint, or a run directory
+    newest = place is None or place.is_dir()
+    directory = output or (None if place is None else place if newest else place.parent)
+    with _clear_errors(), _stoppable(lambda: _saved_in(directory), at_once=True):      # until training takes over, which saves first
         from dataclasses import asdict
         from arc_jepa.config import load_config
         from arc_jepa.evaluate.predictions import prediction_metrics
@@ -145,11 +172,8 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
         from arc_jepa.processes import rank
         shorthands = [f'training.{key}={value}' for key, value in (('device', device), ('mixed_precision', mixed_precision)) if value is not None]
         settings = load_config(TrainConfig, config, [*shorthands, *(overrides or [])])
-        place = Path(resume) if resume not in (None, NEWEST) else None         # a checkpoint, or a run directory
         if place and not place.exists(): raise ValueError(f'{place}: no such file; --resume takes a checkpoint, a run directory, or nothing')
-        newest = place is None or place.is_dir()
-        default = settings.training.checkpoint_dir or Path('artifacts/jepa')/Path(config).stem
-        directory = output or (default if place is None else place if newest else place.parent)
+        directory = directory or settings.training.checkpoint_dir or Path('artifacts/jepa')/Path(config).stem
         _check_directory(directory)
         result = train_jepa(settings, directory, resume=resume is not None if newest else place, measure=prediction_metrics)
         if rank() == 0: typer.echo(json.dumps(asdict(result)) if as_json else f'{result.steps} steps, {result.tasks_per_second:.0f} tasks/s: {result.run_dir}')
@@ -260,15 +284,14 @@ def notebook(name: Annotated[Optional[str], typer.Argument(help='A run notebook 
              output: Annotated[Optional[Path], typer.Option('--output', '-o', help='The copy with outputs; artifacts/notebooks/NAME.ipynb if left out.')] = None) -> None:
     """Execute a run notebook with papermill. The same command goes on after a kill.
 
-    The copy with its outputs grows while it runs, and can be opened meanwhile."""
-    with _clear_errors():
+    The copy with its outputs grows while it runs, and can be opened meanwhile. `train_jepa` ends with a probe, which may take longer than the training: `-p questions 50` shortens it, `-p questions 0` leaves it out."""
+    with _clear_errors(), _stoppable('the same command goes on'):
         from arc_jepa.notebooks import find_notebook, notebook_names, parameters_of, run_notebook
         if name is None:
             for each in notebook_names(): typer.echo(f'{each}: {", ".join(parameters_of(find_notebook(each)))}')
             return
         if wrong := [word for word in parameters or [] if '=' not in word]: raise ValueError(f'-p {wrong[0]}: a value is missing; parameters are given as -p NAME VALUE')
         given = [(word.partition('=')[0], word.partition('=')[2]) for word in parameters or []]
-        _stop_on_sigterm('the same command goes on')
         typer.echo(run_notebook(name, given, output))
 
 @app.command(epilog='Example: `arc-jepa tune --config jepa_pilot --trials 20 --seconds 60 --key optimizer.lr --key loss.temperature=0.05:0.2`')
@@ -278,8 +301,7 @@ def tune(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', keys: A
          questions: Annotated[int, typer.Option('--questions', min=8, help='That judge a run.')] = 200,
          output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Directory of the study; artifacts/tuning/CONFIG if left out.')] = None, as_json: AsJson = False) -> None:
     "Find settings: a range test of learning rates, or a study (Optuna, SQLite) by cf32 at equal CPU seconds. Interrupted, the same command goes on."
-    with _clear_errors():
-        _stop_on_sigterm('finished runs are kept; the same command goes on')
+    with _clear_errors(), _stoppable('finished runs are kept; the same command goes on'):
         from arc_jepa.config import load_config, write_atomic
         from arc_jepa.evaluate.tuning import format_study, parse_space, plot_rates, rate_range, tune as study
         from arc_jepa.train.training import TrainConfig
@@ -342,8 +364,12 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
              output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None, jepa: RunDir = None, max_nodes: MaxNodes = None, budget: Budget = None,
              limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None,
              skip_bad: Annotated[bool, typer.Option('--skip-bad', help='Leave out what is not a task, and say how many that were, instead of stopping there.')] = False, as_json: AsJson = False) -> None:
-    "Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets."
-    with _clear_errors():
+    """Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets.
+
+    With --output, what is solved goes to a journal beside the report (NAME.journal.jsonl) until that is written: stopped or killed, the same command goes on with the tasks that are left."""
+    journal = output and output.with_suffix('.journal.jsonl')       # what was solved, until the report is there
+    left = lambda: f'what was solved is in {journal}; the same command goes on' if journal and journal.exists() else 'nothing was solved yet; the same command starts again' if output else 'without --output nothing is kept'
+    with _clear_errors(), _stoppable(left, at_once=True):
         _check_output(output, 'JSON')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         from arc_jepa.datasets import load_tasks
@@ -351,7 +377,6 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
         if max_nodes is None and budget is None: max_nodes = 20_000
         loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
         if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
-        journal = output and output.with_suffix('.journal.jsonl')       # what was solved, until the report is there: the same command goes on
         report = run(loaded[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa), journal=journal)
         report.json['dataset']['skipped'] = loaded.skipped
         if output: report.write(output); journal.unlink(missing_ok=True)
@@ -427,11 +452,10 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
            output: Annotated[Path, typer.Option('--output', '-o', help='JSON file to write; the runs go to a directory beside it.')] = Path('artifacts/ablation/jepa_variants.json'),
            listed: Annotated[bool, typer.Option('--list', help='Show all variants and stop.')] = False, as_json: AsJson = False) -> None:
     "Train variants of a config for equal CPU seconds and say what each change was worth. Interrupted, the same command goes on; the config trains on one thread unless training.threads says otherwise."
-    with _clear_errors():
+    with _clear_errors(), _stoppable('finished runs are kept; the same command goes on'):
         if listed: typer.echo(_variant_list()); return
         _check_output(output, 'JSON')
         if not output.suffix: raise ValueError(f'{output}: --output takes a JSON file, such as {output}.json')
-        _stop_on_sigterm('finished runs are kept; the same command goes on')
         from arc_jepa.config import load_config, write_atomic
         from arc_jepa.evaluate.ablation import format_ablation, run_ablation
         from arc_jepa.train.training import TrainConfig

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from .config import did_you_mean, parse_value
+from .progress import ticking
 
 # %% auto #0
 __all__ = ['RUNS', 'notebook_names', 'find_notebook', 'parameters_of', 'parameters_for', 'run_notebook']
@@ -52,6 +56,46 @@ def parameters_for(path: Path | str, given: Iterable[tuple[str, str]]) -> dict[s
         else: raise ValueError(f'{Path(path).name} has no parameter {name!r}{did_you_mean(name, known)} (it has {", ".join(known)}' + (', and keys of the config, such as training.epochs)' if 'overrides' in known else ')'))
     return found | ({'overrides': [*found.get('overrides', known['overrides']), *overrides]} if overrides else {})
 
+# %% ../nbs/79_notebooks.ipynb #790011
+class _Running:
+    "What a notebook is doing; for papermill a file that its outputs are written to."
+    def __init__(self, name: str):
+        self.doing, self.last, self.since = f'{name} starts', '', time.perf_counter()
+
+    def begin(self, cells: list, index: int) -> None:
+        "Cell `index` (from 0) begins."
+        headings = [line.lstrip('# ') for cell in cells[:index + 1] if cell['cell_type'] == 'markdown' for line in cell['source'].splitlines() if line.startswith('#')]
+        self.doing, self.last, self.since = f'cell {index + 1} of {len(cells)}' + ''.join(f', {heading}' for heading in headings[-1:]), '', time.perf_counter()
+
+    def write(self, text: str) -> None:
+        written = [line.strip() for line in re.split(r'[\r\n]+', re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', text)) if line.strip()]      # without what moves the cursor
+        if written: self.last = written[-1]
+
+    def flush(self) -> None: pass
+
+    def line(self) -> str:
+        return f'{self.doing} ({time.perf_counter() - self.since:.0f} s)' + (f': {self.last}' if self.last else '')
+
+# %% ../nbs/79_notebooks.ipynb #790014
+def _engine(running: _Running, kernel_says) -> str:
+    "The name of an engine of papermill that tells `running` which cell begins, and has the kernel write its standard error to the file `kernel_says`."
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.utils import remove_args
+    class Client(PapermillNotebookClient):
+        def start_new_kernel(self, **settings): return super().start_new_kernel(stderr=kernel_says, **settings)
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, start_timeout=60, execution_timeout=None, **settings):
+            begin = nb_man.cell_start
+            def cell_start(cell, cell_index=None, **more):
+                running.begin(nb_man.nb.cells, cell_index)
+                begin(cell, cell_index, **more)
+            nb_man.cell_start = cell_start
+            return Client(nb_man, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout, log_output=log_output, **remove_args(['input_path'], **settings)).execute()
+    papermill_engines.register('arc_jepa', Engine)
+    return 'arc_jepa'
+
 # %% ../nbs/79_notebooks.ipynb #790008
 def run_notebook(name_or_path: str | Path, given: Iterable[tuple[str, str]] = (), output: Path | str | None = None, progress: bool = True) -> Path:
     "Execute a notebook in this directory with these parameters; the copy with outputs, artifacts/notebooks/NAME.ipynb if no place is given. Raises RuntimeError with what went wrong in which cell, or without papermill (`pip install arc_jepa[notebooks]`), FileNotFoundError, ValueError."
@@ -61,6 +105,13 @@ def run_notebook(name_or_path: str | Path, given: Iterable[tuple[str, str]] = ()
     place = Path(output) if output else Path('artifacts/notebooks')/path.name
     if place.resolve() == path.resolve(): raise ValueError(f'{place}: the notebook itself; its copy with outputs belongs elsewhere')
     place.parent.mkdir(parents=True, exist_ok=True)
-    try: papermill.execute_notebook(str(path), str(place), parameters_for(path, given), progress_bar=progress, kernel_name='python3', cwd=str(Path.cwd()), autosave_cell_every=5, log_output=False)
-    except papermill.PapermillExecutionError as error: raise RuntimeError(f'{place}: cell {error.exec_count}: {error.ename}: {error.evalue}') from None
+    running, parameters = _Running(path.stem), parameters_for(path, given)
+    with tempfile.TemporaryFile('w+') as kernel_says:
+        try:
+            with ticking(running.line, progress):
+                papermill.execute_notebook(str(path), str(place), parameters, _engine(running, kernel_says), progress_bar=False, kernel_name='python3', cwd=str(Path.cwd()), autosave_cell_every=5, log_output=False, stdout_file=running, stderr_file=running)
+        except papermill.PapermillExecutionError as error: raise RuntimeError(f'{place}: cell {error.exec_count}: {error.ename}: {error.evalue}') from None
+        except RuntimeError as error:       # without a kernel there is no cell to show it
+            kernel_says.seek(0)
+            raise RuntimeError('\n'.join([f'{place}: {running.line()}: {error}', *kernel_says.read().splitlines()[-5:]])) from None
     return place

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING, Callable
 
 from pydantic import Field
 from .config import Config, config_hash, load_config, only_one, save_config, versions, write_atomic
+from .progress import ticking
 
 if TYPE_CHECKING:
     from arc_jepa.generate.generator import GenerateConfig
     from arc_jepa.train.training import TrainConfig
 
 # %% auto #0
-__all__ = ['PilotConfig', 'ticking', 'Stage', 'stage_key', 'Record', 'read_settings', 'PilotWork', 'Pilot']
+__all__ = ['PilotConfig', 'Stage', 'stage_key', 'Record', 'read_settings', 'PilotWork', 'Pilot']
 
 # %% ../nbs/80_pilot.ipynb #800005
 class PilotConfig(Config):
@@ -38,24 +38,6 @@ class PilotConfig(Config):
     sets: list[str] = Field(['arc1/training', 'arc1/evaluation'], description='tasks to solve, besides the held-out synthetic ones')
     tasks_a_set: int | None = Field(None, ge=1, description='first tasks of each set only')
     max_nodes: int = Field(20_000, ge=100, description='programs a task and variant')
-
-# %% ../nbs/80_pilot.ipynb #800008
-@contextmanager
-def ticking(label: str, enabled: bool = True):
-    "While the block runs, a line with `label` and the time since it began is redrawn twice a second; in a log file it is repeated every nine seconds."
-    from tqdm import tqdm
-    live = sys.stderr.isatty()
-    bar, over, start = tqdm(total=None, desc=label, bar_format='{desc} ({elapsed})', disable=not (enabled and live), leave=True, file=sys.stderr), threading.Event(), time.perf_counter()
-    if enabled and not live: print(label, file=sys.stderr, flush=True)
-    def tick():
-        while not over.wait(0.5 if live else 9):
-            if live: bar.refresh()
-            elif enabled: print(f'{label} ({time.perf_counter() - start:.0f} s)', file=sys.stderr, flush=True)
-    thread = threading.Thread(target=tick, daemon=True)
-    thread.start()
-    try: yield
-    finally:
-        over.set(); thread.join(); bar.close()
 
 # %% ../nbs/80_pilot.ipynb #800018
 @dataclass(frozen=True)

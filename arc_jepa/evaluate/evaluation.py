@@ -151,10 +151,11 @@ class Journal:
         self.found = {row['key']: row['solution'] for row in rows if 'key' in row and 'solution' in row}
         if self.path: write_atomic(self.path, ''.join(json.dumps(row) + '\n' for row in rows))       # without half a line at its end
 
-    def solve(self, task: Task, budget: float | None, max_nodes: int | None, guidance: Guidance, prior: np.ndarray) -> Solution:
+    def solve(self, task: Task, budget: float | None, max_nodes: int | None, guidance: Guidance, prior: np.ndarray | None) -> Solution:
         "From the file, or found now and written there."
         if not self.path: return solve(task, budget, max_nodes, guidance, prior)
-        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, op_table_hash()], sort_keys=True, default=str).encode() + np.ascontiguousarray(prior).tobytes()).hexdigest()
+        weights = b'' if prior is None else np.ascontiguousarray(prior, float).tobytes()       # None, the uniform prior, as an array would be an address, another one in each process
+        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, op_table_hash()], sort_keys=True).encode() + weights).hexdigest()
         if key not in self.found:
             solution = solve(task, budget, max_nodes, guidance, prior)
             with self.lock, open(self.path, 'a', encoding='utf8') as file: file.write(json.dumps(dict(key=key, solution=solution.to_json())) + '\n')

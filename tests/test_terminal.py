@@ -1,0 +1,81 @@
+"""What people see while a command works: bars on terminals of any size, and no long silence."""
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+
+def on_a_terminal(words, rows, columns, timeout=120, **settings):
+    "Exit code, and what a command writes to a terminal of that size."
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, **settings)
+    os.close(theirs)
+    said = b''
+    while True:
+        try: part = os.read(ours, 4096)
+        except OSError: break           # the other end is closed
+        if not part: break
+        said += part
+    os.close(ours)
+    return process.wait(timeout), said.decode(errors='replace')
+
+
+@pytest.mark.parametrize('rows, columns', [(0, 0), (24, 80)])
+def test_a_terminal_that_does_not_know_its_size_shows_the_bar(tmp_path, rows, columns):
+    code = 'from arc_jepa.commands import app; app()'
+    found, said = on_a_terminal([sys.executable, '-c', code, 'generate', '--config', 'tiny_curriculum', '--output', str(tmp_path)], rows, columns)
+    assert found == 0 and '100%' in said and 'generating tasks' in said, said
+
+
+def notebook_of(tmp_path, *cells):
+    "A run notebook with these cells, headings among them."
+    def cell(text, *tags):
+        if text.startswith('#'): return dict(cell_type='markdown', id=f'i{abs(hash(text))}', metadata={}, source=text)
+        return dict(cell_type='code', id=f'i{abs(hash(text))}', metadata=dict(tags=list(tags)), source=text, outputs=[], execution_count=None)
+    path = tmp_path/'work.ipynb'
+    path.write_text(json.dumps(dict(cells=[cell('size = 3', 'parameters'), *map(cell, cells)], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')), nbformat=4, nbformat_minor=5)))
+    return [sys.executable, '-c', 'from arc_jepa.commands import app; app()', 'notebook', str(path), '-o', str(tmp_path/'copy.ipynb')]
+
+
+WAITS = 'import time\nprint("part 3 of 7", flush=True)\ntime.sleep(3)'
+
+
+def test_the_running_cell_shows_its_title_its_seconds_and_its_last_line(tmp_path):
+    found, said = on_a_terminal(notebook_of(tmp_path, '## What it can tell apart', WAITS), 24, 120)
+    assert found == 0 and re.search(r'cell 3 of 3, What it can tell apart \(2 s\): part 3 of 7', said), said
+    assert 'IPKernelApp' not in said, said
+
+
+def test_a_log_file_has_a_line_now_and_then(tmp_path):
+    done = subprocess.run(notebook_of(tmp_path, '## Long work', WAITS.replace('3)', '10)')), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and re.search(r'^cell 3 of 3, Long work \(\d+ s\): part 3 of 7$', done.stderr, re.M), done.stderr
+    assert len(done.stderr.splitlines()) <= 4, done.stderr
+
+
+@pytest.mark.parametrize('number, name', [(signal.SIGTERM, 'SIGTERM'), (signal.SIGINT, 'Ctrl-C')])
+def test_a_notebook_that_is_stopped_says_so_in_one_line(tmp_path, number, name):
+    running = subprocess.Popen(notebook_of(tmp_path, f'open({str(tmp_path/"begun")!r}, "w").close()', WAITS.replace('3)', '60)')), stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (tmp_path/'begun').exists():
+        assert running.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(1)
+    running.send_signal(number)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 128 + number
+    assert [line for line in said.splitlines() if line and not line.startswith(('cell ', 'work starts'))] == [f'arc-jepa: stopped by {name}; the same command goes on'], said
+
+
+def test_what_a_kernel_said_before_it_died_is_told(tmp_path):
+    done = subprocess.run(notebook_of(tmp_path, 'import os, sys\nprint("out of luck", file=sys.__stderr__, flush=True)\nos._exit(3)'), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and 'arc-jepa: ' in done.stderr and 'cell 2 of 2' in done.stderr and 'died' in done.stderr and 'Traceback' not in done.stderr, done.stderr
