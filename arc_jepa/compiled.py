@@ -19,8 +19,8 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, overload
 
 # %% auto #0
-__all__ = ['PACKAGE', 'BUFFER', 'KERNEL_SIGNATURE', 'source_stamp', 'ProvidedDirectory', 'BesideModule', 'UserDirectory', 'jit',
-           'kernel_addresses', 'shared', 'pointer', 'call_kernel']
+__all__ = ['PACKAGE', 'BUFFER', 'KERNEL_SIGNATURE', 'source_stamp', 'ProvidedDirectory', 'BesideModule', 'UserDirectory',
+           'NotebookCell', 'jit', 'kernel_addresses', 'shared', 'pointer', 'call_kernel']
 
 # %% ../nbs/02_compiled.ipynb #020005
 PACKAGE = Path(__file__).parent if '__file__' in globals() else Path(import_module('arc_jepa').__file__).parent
@@ -57,7 +57,16 @@ class ProvidedDirectory(_PackageStamp, caching.UserProvidedCacheLocator): "The d
 class BesideModule(_PackageStamp, caching.InTreeCacheLocator): "`__pycache__` beside the module."
 class UserDirectory(_PackageStamp, caching.UserWideCacheLocator): "The user's cache directory, where the package directory is read-only."
 
-_LOCATORS = ','.join([f'arc_jepa.compiled.{c}' for c in ('ProvidedDirectory', 'BesideModule', 'UserDirectory')] + ['IPythonCacheLocator'])
+@lru_cache(maxsize=1)
+def _package_stamp() -> str:
+    "sha256 over all modules of the package."
+    return hashlib.sha256(b''.join(p.read_bytes() for p in sorted(PACKAGE.rglob('*.py')))).hexdigest()
+
+class NotebookCell(caching.IPythonCacheLocator):
+    "A cell of a notebook. Its text does not say what it imports, so the whole package counts: numbers of operations are constants in compiled code."
+    def get_source_stamp(self): return super().get_source_stamp() + _package_stamp()
+
+_LOCATORS = ','.join([f'arc_jepa.compiled.{c}' for c in ('ProvidedDirectory', 'BesideModule', 'UserDirectory', 'NotebookCell')])
 
 def _with_our_cache(decorate: Callable):
     before, numba.config.CACHE_LOCATOR_CLASSES = numba.config.CACHE_LOCATOR_CLASSES, _LOCATORS
