@@ -247,13 +247,26 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _fields_at(model: type[BaseModel], path: _Path) -> list[str]:
-    "The field names that may stand at `path` (the path of a section; () is the whole config)."
+def _models_at(model: type[BaseModel], path: _Path) -> list[type[BaseModel]]:
+    "The config classes that may stand at `path` (the path of a section; () is the whole config)."
     models = [model]
     for step in path:
         inner = [m for outer in models if step in outer.model_fields for m in _models(outer.model_fields[step].annotation)]
         models = inner or ([] if any(step in outer.model_fields for outer in models) else models)  # an index or a dict's key changes nothing
-    return list(dict.fromkeys(name for found in models for name in found.model_fields))
+    return models
+
+
+def _fields_at(model: type[BaseModel], path: _Path) -> list[str]:
+    "The field names that may stand at `path`."
+    return list(dict.fromkeys(name for found in _models_at(model, path) for name in found.model_fields))
+
+
+def _is_section(model: type[BaseModel], key: str) -> bool:
+    "Does the dotted `key` name a section with known keys, and not a list or a dict that is set as a whole?"
+    *around, last = key.split('.')
+    fields = [found.model_fields[last].annotation for found in _models_at(model, tuple(around)) if last in found.model_fields]
+    kinds = [kind for field in fields for kind in (get_args(field) if get_origin(field) in (Annotated, Union, UnionType) else (field,))]
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
 
 
 def _all_paths(model: type[BaseModel], around: tuple[type, ...] = ()) -> Iterator[str]:
@@ -268,6 +281,8 @@ def _all_paths(model: type[BaseModel], around: tuple[type, ...] = ()) -> Iterato
 def _meant(model: type[BaseModel], path: _Path) -> str:
     "Half a sentence about what the unknown key at `path` may have meant."
     key, known = str(path[-1]), _fields_at(model, path[:-1])
+    if path[:-1] and (close := did_you_mean(key, known)):       # somebody who names a section mostly means that one
+        return close
     short = ''.join(word[:1] for word in key.split('_'))       # learning_rate is lr somewhere
     everywhere = {dotted.rpartition('.')[2]: dotted for dotted in reversed(list(_all_paths(model)))}
     if key in everywhere:
@@ -392,6 +407,8 @@ def _lay_over(cls: type[Config], source: _Source, overrides: Iterable[str] | Map
         asked = [(origin, written, own)] * (written is not None) + [(label, value, set()) for label, key, value in pairs if key == 'profile']
         pairs = [pair for pair in pairs if pair[1] != 'profile']
         for origin, name, spared in asked[-1:]:
+            if name is None:
+                raise ConfigError([f'{origin}: no profile is named, right would be profile=NAME (profiles: {", ".join(profile_names(cls))})'])
             path = _packaged() / cls.profiles / f'{name}.yaml'
             if not path.is_file():
                 raise ConfigError([f'{origin}: no such profile {name!r}{did_you_mean(str(name), profile_names(cls))} (profiles: {", ".join(profile_names(cls))})'])
@@ -399,6 +416,8 @@ def _lay_over(cls: type[Config], source: _Source, overrides: Iterable[str] | Map
                 if key not in spared:
                     _override(source, f'profile {name}', key, value)
     for label, key, value in pairs:
+        if isinstance(value, dict) and not isinstance(overrides, Mapping) and _is_section(cls, key):
+            raise ConfigError([f'{label}: {key} is a section, whose other keys would be lost; single keys are set as {key}.KEY=VALUE'])
         _override(source, label, key, value)
 
 

@@ -149,3 +149,33 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_
     with pytest.raises(UnicodeEncodeError):
         write_atomic(path, '\ud800')
     assert [p.name for p in tmp_path.iterdir()] == ['a.txt'] and path.read_text() == 'old'
+
+
+def refused(*overrides, config='jepa_tiny'):
+    from arc_jepa.train.training import TrainConfig
+    with pytest.raises(ConfigError) as error: load_config(TrainConfig, config, list(overrides))
+    return str(error.value)
+
+
+@pytest.mark.parametrize('override, key', [('training={}', 'training'), ('training={epochs: 2}', 'training'), ('data={}', 'data'), ('data.grid={max_side: 9}', 'data.grid')])
+def test_an_override_does_not_reset_the_rest_of_a_section(override, key):
+    said = refused(override)
+    assert f'override {override}: {key} is a section' in said and f'{key}.KEY=VALUE' in said
+
+
+def test_what_has_keys_of_its_own_is_set_as_a_whole():
+    from arc_jepa.train.training import TrainConfig
+    assert load_config(Outer, None, ['inner.words={a: b}']).inner.words == {'a': 'b'}
+    assert load_config(TrainConfig, 'jepa_tiny', ['data.task_schedule={atomic: {count: 7}}']).data.task_schedule['atomic'].count == 7
+    assert load_config(Outer, None, {'inner': {'number': 2.0}}).inner.number == 2.0, 'a caller that hands over a mapping means all of it'
+
+
+def test_an_unknown_key_is_looked_for_in_its_own_section_first():
+    assert "unknown key logging.every_steps, did you mean 'every'?" in refused('logging.every_steps=5')
+    assert "did you mean 'training.epochs'" in refused('epochs=3')
+    assert "did you mean 'optimizer.lr'" in refused('training.lr=1e-3')
+
+
+def test_a_profile_without_a_name():
+    said = refused('profile=')
+    assert 'None' not in said and 'profile=NAME' in said and 'profiles: ' in said
