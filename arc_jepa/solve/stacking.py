@@ -8,12 +8,13 @@ import numpy as np
 from ..compiled import jit
 from ..dsl.ops import OP_BY_NAME
 from ..dsl.program import Program, Step, run_on_task
-from ..dsl.types import GRID, HEADER, MASK, OBJECT, OBJECTS, Type, mix64, value_bytes
+from ..dsl.types import GRID, HEADER, MASK, OBJECT, OBJECTS, Type, hash_words, mix64, value_bytes
 from ..grid import COLOUR_NAMES
-from .search import Candidate, Search
+from .search import Candidate, Search, _probe
 
 # %% auto #0
-__all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_STATES', 'MAX_PIECES', 'MAX_COPIED', 'EFFORT', 'stacks']
+__all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_STATES', 'MAX_PIECES', 'MAX_COPIED', 'MAX_LAYERS', 'GROUNDS',
+           'LEFT_OUT_GROUNDS', 'EFFORT', 'stacks']
 
 # %% ../../nbs/41_stacking.ipynb #410007
 @jit
@@ -87,18 +88,9 @@ def _is_empty(bits, words):
     return True
 
 @jit
-def _insert(table, bits):
-    "Insert a bit set's hash into an open-addressing table; True if it was new."
-    key = np.uint64(1)
-    for w in range(len(bits)): key = mix64(key ^ bits[w])
-    key |= np.uint64(1)
-    mask = len(table) - 1
-    at = np.int64(key & np.uint64(mask))
-    while table[at]:
-        if table[at] == key: return False
-        at = (at + 1) & mask
-    table[at] = key
-    return True
+def _is_new(table, bits):
+    "Note a bit set in a hash table; True if it was not there."
+    return _probe(table, hash_words(bits, 0, len(bits), 0) | np.uint64(1))
 
 @jit
 def _collect_literals(memory, states, n_pairs, demo_words, table, literals, state_of, colour_of):
@@ -110,22 +102,13 @@ def _collect_literals(memory, states, n_pairs, demo_words, table, literals, stat
         for colour in range(1, 10): n_colours += not _is_empty(bits[colour], bits.shape[1])
         for colour in range(11):
             if colour == NOT_BLACK and memory.kind[s] == GRID and n_colours < 2: continue
-            if _is_empty(bits[colour], demo_words) or not _insert(table, bits[colour]): continue
+            if _is_empty(bits[colour], demo_words) or not _is_new(table, bits[colour]): continue
             if n == len(state_of): return n
             literals[n], state_of[n], colour_of[n] = bits[colour], s, colour
             n += 1
     return n
 
 # %% ../../nbs/41_stacking.ipynb #410011
-@jit
-def _compare(memory, grids, n_pairs, wanted, right, painted, bits):
-    "Where each grid has the colour of the output, and where it is not black, on the demonstrations; `bits` is scratch."
-    for g in range(len(grids)):
-        _cell_bits(memory.arena, memory.offset[grids[g]], n_pairs, bits)
-        for w in range(right.shape[1]):
-            painted[g, w] = bits[NOT_BLACK, w]
-            for colour in range(10): right[g, w] |= bits[colour, w] & wanted[colour, w]
-
 LITERAL_BITS = 7.3       # a step that looks at a state, and the colour that it looks for
 PAINT, COPY = 0, 1       # kinds of pieces: cells in one colour, cells as a grid has them
 
@@ -143,20 +126,6 @@ def _gain(bits, open_cells):
     for w in range(len(open_cells)):
         if bits[w] & open_cells[w]: n += _count(bits[w] & open_cells[w])
     return n
-
-@jit
-def _only_colour(a, b, wanted):
-    "The colour that all cells of a ∩ b have in the outputs (`wanted` uint64[10, words]), −1 if there are several or none."
-    colour = -1
-    for w in range(wanted.shape[1]):
-        both = a[w] & b[w]
-        if not both: continue
-        if colour < 0:
-            lowest = both & (~both + np.uint64(1))
-            for c in range(10):
-                if wanted[c, w] & lowest: colour = c
-        if both & ~wanted[colour, w]: return -1
-    return colour
 
 @jit
 def _colour_of_cell(word, cells, wanted):
@@ -179,6 +148,7 @@ def _only_colour(words, n_words, row, other, wanted, open_cells):
         if both & open_cells[w]: gain += _count(both & open_cells[w])
     return colour, gain
 
+# %% ../../nbs/41_stacking.ipynb #410051
 @jit
 def _most(row, wanted, open_cells):
     "The most open cells of one colour that a part of a literal can paint."
@@ -221,6 +191,16 @@ def _find_pieces(literals, bits, n_paired, wanted, open_cells, cell_bits, pieces
             pieces[n, 0], pieces[n, 1], pieces[n, 2], pieces[n, 3], piece_bits[n] = PAINT, i, j, colour, bits[i] + bits[j]
             n += 1
     return n
+
+# %% ../../nbs/41_stacking.ipynb #410053
+@jit
+def _compare(memory, grids, n_pairs, wanted, right, painted, bits):
+    "Where each grid has the colour of the output, and where it is not black, on the demonstrations; `bits` is scratch."
+    for g in range(len(grids)):
+        _cell_bits(memory.arena, memory.offset[grids[g]], n_pairs, bits)
+        for w in range(right.shape[1]):
+            painted[g, w] = bits[NOT_BLACK, w]
+            for colour in range(10): right[g, w] |= bits[colour, w] & wanted[colour, w]
 
 @jit
 def _find_copies(literals, bits, n_paired, grid_bits, right, painted, open_cells, cell_bits, pieces, piece_bits, n):
@@ -290,11 +270,15 @@ def _layer(piece: np.ndarray, literal, grid) -> Step:
     return _step('paint_where', seen, colour, program) if kind == PAINT else _step('under', _from_input(grid(second), _step('keep_where', seen, program)))
 
 # %% ../../nbs/41_stacking.ipynb #410017
+MAX_STATES, MAX_PIECES, MAX_COPIED, MAX_LAYERS = 6_000, 20_000, 400, 8
+GROUNDS, LEFT_OUT_GROUNDS = 4, 2      # grounds that are covered, with all demonstrations and with one left out
+EFFORT = 10_000_000                   # words that are compared for pairs of literals, for one ground
+
 class _Table:
     "The states of one size: literals, grounds, and covers for any choice of demonstrations."
-    def __init__(self, search: Search, states: np.ndarray, costs: np.ndarray, max_layers: int, effort: int):
+    def __init__(self, search: Search, states: np.ndarray, costs: np.ndarray):
         memory, goal = search._memory, search._goal
-        self.search, self.goal, self.max_layers = search, goal, max_layers
+        self.search, self.goal = search, goal
         sides = np.empty((goal.n_pairs, 2), np.int64)
         _sides(memory.arena, memory.offset[states[0]], sides)
         ends = np.cumsum([0] + [(h * w + 63) // 64 for h, w in sides.tolist()])
@@ -302,7 +286,7 @@ class _Table:
         self.cell_bits = float(np.log2(max(np.prod(sides[:goal.n_demonstrations], 1).mean(), 2)) + np.log2(10))
         self._literals(memory, states, costs, int(ends[-1]))
         self._grounds(memory, states, costs, int(ends[-1]))
-        self.paired = int(min(len(self.bits), np.sqrt(2 * effort / self.words)))
+        self.paired = int(min(len(self.bits), np.sqrt(2 * EFFORT / self.words)))
 
     def _literals(self, memory, states, costs, words):
         room = 4 * len(states)
@@ -326,7 +310,7 @@ class _Table:
         right, painted, literals, wanted = self.right & counted, self.painted & counted, self.literals[:, :self.words] & counted, self.wanted & counted
         all_cells = np.bitwise_or.reduce(wanted)
         n_open = int(np.bitwise_count(all_cells).sum()) - np.bitwise_count(right).sum(1).astype(int)
-        pieces, piece_bits, chosen = np.zeros((MAX_PIECES, 4), np.int64), np.zeros(MAX_PIECES), np.zeros(self.max_layers, np.int64)
+        pieces, piece_bits, chosen = np.zeros((MAX_PIECES, 4), np.int64), np.zeros(MAX_PIECES), np.zeros(MAX_LAYERS, np.int64)
         for ground in np.argsort(n_open * self.cell_bits + self.grid_bits, kind='stable')[:n_grounds].tolist():
             open_cells = all_cells & ~right[ground]
             n = _find_pieces(literals, self.bits, self.paired, wanted, open_cells, self.cell_bits, pieces, piece_bits)
@@ -350,7 +334,7 @@ class _Table:
         for first, end in self.spans[:self.goal.n_demonstrations]:
             counted = np.full(self.words, ~np.uint64(0))
             counted[first:end] = 0
-            best = min((c for c in self.covers(counted, 2) if not c[3]), key=lambda c: c[0], default=None)
+            best = min((c for c in self.covers(counted, LEFT_OUT_GROUNDS) if not c[3]), key=lambda c: c[0], default=None)
             missed += best is None or not self.predicts(best[1], best[2], first, end)
         return missed
 
@@ -361,10 +345,7 @@ class _Table:
         return Program(state(self.grids[ground]).steps + tuple(_layer(p, literal, lambda g: state(self.grids[g])) for p in pieces))
 
 # %% ../../nbs/41_stacking.ipynb #410019
-MAX_STATES, MAX_PIECES, MAX_COPIED = 6_000, 20_000, 400
-EFFORT = 10_000_000      # words that are compared for pairs of literals, for one ground
-
-def stacks(search: Search, max_layers: int = 8, n_grounds: int = 4) -> list[Candidate]:
+def stacks(search: Search) -> list[Candidate]:
     "Stacks from the states of `search` that fit all demonstrations, each answer once; when none does, the two that have the fewest cells wrong."
     goal, states = search._goal, np.zeros(MAX_STATES, np.int64)
     states = states[:_of_output_size(search._memory, search.states, goal, states)]
@@ -372,12 +353,12 @@ def stacks(search: Search, max_layers: int = 8, n_grounds: int = 4) -> list[Cand
     group, costs = np.zeros(len(states), np.int64), search.state_bits()
     n_groups, found = _group_by_sides(search._memory, states, goal.n_demonstrations, goal.n_pairs, group), []
     for g in np.argsort(-np.bincount(group, minlength=n_groups), kind='stable')[:2]:
-        if (search._memory.kind[states[group == g]] == GRID).any(): found += _stacks_of_one_size(_Table(search, states[group == g], costs, max_layers, EFFORT), n_grounds)
+        if (search._memory.kind[states[group == g]] == GRID).any(): found += _stacks_of_one_size(_Table(search, states[group == g], costs))
     fits = sorted((s for s in found if not s.wrong), key=lambda s: (s.missed, s.bits))
     return fits or sorted(found, key=lambda s: s.wrong)[:2]
 
-def _stacks_of_one_size(table: _Table, n_grounds: int) -> list[Candidate]:
-    covers = sorted(table.covers(np.full(table.words, ~np.uint64(0)), n_grounds), key=lambda c: (c[3] * table.cell_bits + c[0]))
+def _stacks_of_one_size(table: _Table) -> list[Candidate]:
+    covers = sorted(table.covers(np.full(table.words, ~np.uint64(0)), GROUNDS), key=lambda c: (c[3] * table.cell_bits + c[0]))
     fits = [c for c in covers if not c[3] and len(c[2])]
     missed, found = table.missed() if fits else table.goal.n_demonstrations, {}
     for bits, ground, pieces, wrong in fits or covers[:2]:
