@@ -95,15 +95,16 @@ def _patient_enough(search: Search) -> bool:
 
 def _candidates(search: Search, clock: _Clock, limit: float, stacking: bool) -> list[Candidate]:
     "What the engines find within the limits."
-    stack_at, needed, going_on = FIRST_STACKS, 0.02, True
+    stacked, stacked_at, stack_at, needed, going_on = [], 0, FIRST_STACKS, 0.02, True
     while going_on and search.tested < limit and clock.allows(needed if stacking else 0) and not _patient_enough(search):
         going_on = search.run(int(min(PIECE, limit - search.tested)))
         if not stacking or _trusted(search.candidates) or search.tested < stack_at: continue
         before, stack_at = clock.seconds, stack_at * LATER_STACKS
-        stacked = stacks(search)
+        stacked, stacked_at = stacks(search), search.tested
         needed = 1.3 * (clock.seconds - before)
-        if _trusted(stacked): return search.candidates + stacked
-    return search.candidates + (stacks(search) if stacking and not _trusted(search.candidates) else [])
+        if _trusted(stacked): break
+    if stacking and not _trusted(search.candidates + stacked) and search.tested > stacked_at: stacked = stacks(search)
+    return search.candidates + (stacked if not _trusted(search.candidates) else [])
 
 def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None, engines: Sequence[str] = ENGINES) -> Solution:
     """Search a program for `task`: at most `budget` CPU seconds (None: no limit) and `max_nodes` programs (None: no limit).
