@@ -20,7 +20,8 @@ __all__ = ['flip_left_right', 'flip_up_down', 'rotate_180', 'transpose', 'anti_t
            'rays_straight', 'rays_diagonal', 'rays_blocked', 'ray', 'connect', 'bridge', 'gravity', 'shift',
            'repair_symmetry', 'repair_tiling', 'smallest_tile', 'symmetrise', 'complete_diagonal', 'complete_rotation',
            'remove_noise', 'smooth', 'fill_holes', 'flood', 'hollow', 'outline', 'fill_background', 'sort_lines',
-           'majority_lines', 'beside', 'above', 'under', 'keep_equal', 'paint_where', 'keep_where']
+           'majority_lines', 'beside', 'above', 'under', 'keep_equal', 'paint_where', 'keep_where', 'rank_colours',
+           'unrank_colours']
 
 # %% ../../nbs/11_grid_kernels.ipynb #110006
 @shared(BUFFER, BUFFER, int64, int64, int64, int64, int64)
@@ -954,4 +955,35 @@ def keep_where(source, other, target, work, a, b):
     if source[1] != other[1] or source[2] != other[2]: return NOT_APPLICABLE
     for i in range(_like(source, target)):
         if other[HEADER + i] != a: target[HEADER + i] = 0
+    return OK
+
+# %% ../../nbs/11_grid_kernels.ipynb #110112
+@jit
+def _first_cell(source, colour):
+    i = 0
+    while source[HEADER + i] != colour: i += 1
+    return i
+
+@shared(BUFFER, int64, BUFFER)
+def _rank_by_count(source, common, ranks):
+    "Write the rank of each colour to `ranks`: by count, on a tie by first cell, behind them what the grid lacks. Without `common` black is 0 and takes no part."
+    low, high = _tally(source)
+    for colour in range(10):
+        cells, rank = _count_in(low, high, colour), 0
+        for rival in range(10):
+            rivals = _count_in(low, high, rival)
+            if rival == colour or (not common and colour == 0): continue
+            rank += (not common and rival == 0) or rivals > cells or (rivals == cells and (rival < colour if not cells else _first_cell(source, rival) < _first_cell(source, colour)))
+        ranks[colour] = rank
+    return OK
+
+def rank_colours(source, other, target, work, a, b):
+    _rank_by_count(source, a, work)
+    for i in range(_like(source, target)): target[HEADER + i] = work[source[HEADER + i]]
+    return OK
+
+def unrank_colours(source, other, target, work, a, b):
+    _rank_by_count(other, a, work)
+    for colour in range(10): work[16 + work[colour]] = colour
+    for i in range(_like(source, target)): target[HEADER + i] = work[16 + source[HEADER + i]]
     return OK

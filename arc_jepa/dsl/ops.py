@@ -224,6 +224,7 @@ replace(read, write): grid → grid — one colour becomes another
 swap(colour, colour): grid → grid — exchange two colours
 keep_colour(present): grid → grid — all but one colour become black
 map_colours(map): grid → grid — any function of the colour
+rank_colours(background): grid → grid — each colour becomes its rank by count, the commonest 0 or, where black is background and stays, 1
 invert: grid → grid — exchange the two colours of the grid
 keep_commonest: grid → grid — only the commonest colour stays (black does not count)
 keep_rarest: grid → grid — only the rarest colour stays (black does not count)
@@ -371,6 +372,7 @@ under(grid): grid → grid — this grid under a second one of equal size, whose
 keep_equal(grid): grid → grid — what two grids of equal size agree on; the rest is black
 paint_where(read, write, grid): grid → grid — the cells on which a second grid of equal size has one colour take another
 keep_where(read, grid): grid → grid — only the cells on which a second grid of equal size has a colour; the rest is black
+unrank_colours(background, grid): grid → grid — colour k becomes the one with rank k by count in a second grid
 '''
 
 # %% ../../nbs/16_ops.ipynb #160027

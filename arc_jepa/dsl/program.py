@@ -57,6 +57,14 @@ class Program:
         if other.start: raise ValueError(f'{other} begins with {other.start!r} and cannot go on from another program')
         return Program(self.steps + other.steps, self.start)
 
+    def on(self, origin: Program) -> Program:
+        "The same steps for whoever starts from what `origin` gives: so do the arguments that begin with `input`."
+        def moved(argument):
+            if not isinstance(argument, Program): return argument
+            inside = argument.on(origin)
+            return Program(origin.steps + inside.steps, origin.start or 'input') if argument.start == 'input' else inside
+        return Program(tuple(Step(s.op, tuple(map(moved, s.arguments))) for s in self.steps), self.start)
+
     @property
     def gives(self) -> Type: return self.steps[-1].op.gives if self.steps else Type.grid
     @property

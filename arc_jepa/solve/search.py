@@ -27,7 +27,7 @@ OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
     'where_not(black)', 'where_enclosed', 'where_lines(both)', 'where_rim',
     'commonest_colour', 'rarest_colour', 'objects8 | pick_max(area) | colour_of', 'objects8 | pick_min(area) | colour_of'))
 
-DEDUCED = 'map_colours', 'paint_where', 'keep_where'      # their arguments are computed from the demonstrations, here and in stacking
+DEDUCED = 'map_colours', 'paint_where', 'keep_where', 'rank_colours', 'unrank_colours'     # said by what is computed from the demonstrations: colour maps, stacks, views
 
 @dataclass(frozen=True)
 class Instructions:
@@ -277,7 +277,7 @@ class Search:
 
     Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
     def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
-        self.task, self.instructions = task, instructions_for(task)
+        self.task, self.prior, self.instructions = task, prior, instructions_for(task)
         self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
         self._menu = _menu(self.instructions, self._costs)
         self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)

@@ -338,3 +338,18 @@ TWINS.update(
     beside=lambda g, other: np.hstack([g, other]) if g.shape[0] == other.shape[0] else None, above=lambda g, other: np.vstack([g, other]) if g.shape[1] == other.shape[1] else None,
     under=lambda g, other: np.where(other > 0, other, g) if g.shape == other.shape else None, keep_equal=lambda g, other: np.where(g == other, g, 0) if g.shape == other.shape else None,
     paint_where=lambda g, seen, colour, other: np.where(other == seen, colour, g) if g.shape == other.shape else None, keep_where=lambda g, seen, other: np.where(other == seen, g, 0) if g.shape == other.shape else None)
+
+
+def by_rank(grid, common):
+    "The colours in the order of their ranks."
+    cells = grid.ravel().tolist()
+    def place(colour): return colour == 0 and not common, cells.count(colour), -cells.index(colour) if colour in cells else -99999 - colour
+    return sorted(range(10), key=place, reverse=True)
+
+
+@twin
+def rank_colours(grid, common): return np.argsort(by_rank(grid, common))[grid]
+
+
+@twin
+def unrank_colours(grid, common, other): return np.array(by_rank(other, common))[grid]
