@@ -222,9 +222,9 @@ def colour_experiments(rounds: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return failed, applied
 
 # %% ../../nbs/29_augmentations.ipynb #290038
-_FOUND_FOR = '251bcf83f494937d'      # op_table_hash()
+_FOUND_FOR = '7f3b42ab1bc1b527'      # op_table_hash()
 _DO_NOT_COMMUTE = '''
-trim(common); fractal_commonest; map_colours; keep_commonest; keep_rarest; commonest_to_black; commonest_everywhere; all_to_commonest; all_to_rarest; majority_lines; bars;
+trim(common); fractal_commonest; map_colours; rank_colours; unrank_colours; keep_commonest; keep_rarest; commonest_to_black; commonest_everywhere; all_to_commonest; all_to_rarest; majority_lines; bars;
 remove_noise(common); smooth; objects4(common); objects8(common); shapes4(common); shapes8(common); holes(common); colours(common); split_at_lines; cells; pick_max(colour); pick_min(colour);
 pick_odd(holes); pick_odd(colour); pick_odd(border); keep_max(colour); keep_min(colour); drop_max(colour); drop_min(holes); drop_min(colour); keep_usual(colour); keep_unusual(colour);
 having(density); having(colour); having_more(holes); having_more(colour); having_less(density); having_less(colour); sort_objects(colour, descending); sort_objects(colour, ascending);
