@@ -257,13 +257,14 @@ def runs_backup(directory: RunDirectory, destination: Annotated[Path, typer.Argu
 # %% ../nbs/81_commands.ipynb #runs0002
 @app.command(epilog='Example: `arc-jepa doctor artifacts/pilot/jepa`')
 def doctor(directory: RunDirectory, as_json: AsJson = False) -> None:
-    "Read the figures and checkpoints of a run, finished or not, and say what is wrong with it, on what evidence, and what to change. Exit code 3 when something is."
+    "Read the figures and checkpoints of a run, finished or not, and say what is wrong with it, on what evidence, and what to change. Exit code 3 when something is. `healthy` (with --json) is null where it is too early to judge."
     with _clear_errors():
         from dataclasses import asdict
-        from arc_jepa.train.doctor import examine, format_findings, read_records
+        from arc_jepa.train.doctor import examine, format_findings, read_records, unjudged
         records = read_records(directory)
         findings = examine(records)
-        typer.echo(json.dumps(dict(run_dir=str(directory), healthy=not findings, findings=[asdict(f) for f in findings])) if as_json else format_findings(records, findings))
+        early = unjudged(records, findings)
+        typer.echo(json.dumps(dict(run_dir=str(directory), healthy=False if findings else None if early else True, findings=[asdict(f) for f in findings], unjudged=early)) if as_json else format_findings(records, findings))
     if findings: raise typer.Exit(3)
 
 # %% ../nbs/81_commands.ipynb #runs0004

@@ -240,6 +240,28 @@ def test_the_doctor_from_the_shell(tmp_path):
     assert nowhere.exit_code == 1 and 'no run' in nowhere.stderr
 
 
+@pytest.mark.parametrize('rate, says', [(50, 'above all that trains'), (1e-9, 'which moves nothing')])
+def test_the_doctor_names_a_rate_that_trains_nothing(tmp_path, rate, says):
+    "A run that is over before anybody could judge how it learns, and whose latents ring at the high rate: one finding, and no half of 50."
+    words = [*TINY, 'training.steps_per_epoch=10', 'logging.every=2', 'logging.embeddings=true', '--output', tmp_path/'run']
+    assert run(*words, f'optimizer.lr={rate}').exit_code == 0
+    finding, = json.loads(run('doctor', tmp_path/'run', '--json').stdout)['findings']
+    assert finding['name'] == 'learning_rate' and says in finding['evidence'] and finding['remedy'] == 'optimizer.lr=0.002', finding
+    assert f'arc-jepa tune --config {tmp_path}/run/config.yaml --rates' in finding['note'] and ('effective_rank' in finding['note']) == (rate == 50), finding
+    assert 'too early' not in run('doctor', tmp_path/'run').stdout, 'of a rate like that it is not'
+
+
+def test_the_doctor_does_not_call_healthy_what_it_cannot_judge(tmp_path):
+    words = [*TINY, 'training.steps_per_epoch=10', 'optimizer.warmup_steps=5', 'logging.embeddings=true', 'logging.every=2', '--output', tmp_path/'run']
+    assert run(*words, 'training.epochs=1').exit_code == 0
+    said, found = run('doctor', tmp_path/'run'), json.loads(run('doctor', tmp_path/'run', '--json').stdout)
+    assert said.exit_code == 0 and 'healthy' not in said.stdout and 'nothing wrong seen; too early to judge' in said.stdout, said.output
+    assert 'step 22 has them' in said.stdout and 'training.epochs=3 with --resume' in said.stdout and found['healthy'] is None and found['unjudged']
+    assert run(*words, 'training.epochs=3', '--resume').exit_code == 0
+    found = json.loads(run('doctor', tmp_path/'run', '--json').stdout)
+    assert not found['unjudged'] and found['healthy'] is (not found['findings']), 'there were enough of them'
+
+
 def test_what_is_logged_about_speed(tmp_path):
     train_jepa(config(), tmp_path, progress=False)
     for row in read_metrics(tmp_path): assert row['tasks_per_second'] > 0 and row['ms_per_step'] > 0 and row['memory_gb'] > 0.05 and row['seconds_waited_for_data'] >= 0
