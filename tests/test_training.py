@@ -1,4 +1,5 @@
 """The settings of training: parts of a batch, precision, workers, early stopping, validation splits, profiles, memory; and what the commands make of them."""
+import errno
 import json
 import os
 import shutil
@@ -197,6 +198,63 @@ def test_resume_stands_alone_or_with_a_checkpoint(tmp_path, trained):
     assert finished.exit_code == 0 and json.loads(finished.stdout)['run_dir'] == str(place), 'a run directory'
     nowhere = run(*TINY, '--resume', tmp_path/'checkpoint_epoch_0009.pt')
     assert nowhere.exit_code in (1, 2) and 'no such file' in nowhere.stderr + nowhere.stdout, nowhere.output
+
+
+def test_resume_says_what_it_was_given_and_what_it_takes(tmp_path, trained):
+    place = Path(shutil.copytree(trained[1], tmp_path/'run'))
+    def said(*words):
+        done = run(*TINY, 'training.seed=1', *words)
+        assert done.exit_code == 1 and done.stdout == '', done.output
+        return done.stderr.strip().splitlines()[-1]
+    for name in ('config.yaml', 'model.safetensors', 'checkpoint_epoch_0001.json'):
+        assert said('--resume', place/name) == f'arc-jepa: {place/name}: a file, but no checkpoint; whole in {place}: checkpoint_epoch_0002.pt, checkpoint_epoch_0001.pt'
+    assert f'did you mean {place}/checkpoint_epoch_0001.pt?' in said('--output', place, '--resume', 'checkpoint_epoch_0001'), 'a name is no path'
+    assert f'in {place} there are {place}/checkpoint_epoch_0002.pt' in said('--output', place, '--resume', 'checkpoint_epoch_0007.pt')
+    shutil.copytree(place, tmp_path/'other')
+    assert 'are two run directories' in said('--output', place, '--resume', tmp_path/'other'), 'one of them would be passed over without a word'
+    newest = checkpoints(place)[0]
+    newest.write_bytes(newest.read_bytes()[:-5])
+    assert 'truncated or replaced); whole in' in said('--resume', newest) and said('--resume', newest).endswith(': checkpoint_epoch_0001.pt')
+
+
+def test_a_run_without_a_whole_checkpoint(tmp_path, trained):
+    place = Path(shutil.copytree(trained[1], tmp_path/'run'))
+    for path in checkpoints(place): path.write_bytes(path.read_bytes()[:-5])
+    for words in ([], ['--json']):
+        shown = run('runs', 'show', place, *words)
+        assert shown.exit_code == 1 and 'None' not in shown.stdout and f'arc-jepa: {place}: no checkpoint is whole' in shown.stderr and 'backup' in shown.stderr, shown.output
+    assert json.loads(shown.stdout)['step'] is None, 'well-formed all the same'
+    assert 'run: no checkpoint is whole, 2 checkpoints, 2 of them BAD' in run('runs', 'list', tmp_path).stdout
+    named = run(*TINY, 'training.seed=1', '--resume', checkpoints(place)[0]).stderr
+    assert f'none in {place} is whole; right would be one of a backup' in named, named
+    anew = run(*TINY, 'training.seed=1', '--output', place, '--resume')
+    assert anew.exit_code == 0 and 'none of the 2 checkpoints is whole, a new run starts' in anew.stderr and 'is taken' not in anew.stderr, anew.stderr
+    assert len(checkpoints(place/'damaged')) == 2 and 'backup' in anew.stderr
+
+
+def test_places_that_cannot_be_written(tmp_path, trained, monkeypatch):
+    "What, where and what would be right, and no number of the operating system."
+    place, file, runs_module = Path(shutil.copytree(trained[1], tmp_path/'run')), tmp_path/'file', sys.modules['arc_jepa.train.runs']
+    file.touch()
+    checkpoint = place/'checkpoint_epoch_0001.pt'
+    def said(*words):
+        done = run(*words)
+        assert done.exit_code == 1 and done.stdout == '' and 'Errno' not in done.stderr, done.output
+        return done.stderr.strip()
+    for words in (('runs', 'backup', place), (*TINY, '--output')):
+        assert f'{file}: a file; ' in said(*words, file) and f'{file}/x: {file} is a file; ' in said(*words, file/'x')
+        assert '/proc/nowhere: no such file or directory; right would be' in said(*words, '/proc/nowhere'), 'the place is writable, and nothing can be made there'
+    assert 'a file; right would be a directory with checkpoint_*.pt' in said('runs', 'prune', file) and 'no such directory; right' in said('runs', 'prune', tmp_path/'none')
+    assert 'a file; right would be a run directory' in said('runs', 'list', file)
+    assert f'no such file; right would be one of checkpoint_epoch_0002.pt, checkpoint_epoch_0001.pt in {place}' in said('runs', 'pin', place/'checkpoint_epoch_0007.pt')
+    assert 'a directory; right would be one of checkpoint_epoch_0002.pt' in said('runs', 'pin', place)
+    pinned, released = run('runs', 'pin', checkpoint), run('runs', 'pin', checkpoint, '--release')
+    assert pinned.stdout.startswith(f'{checkpoint}: pinned') and released.stdout.startswith(f'{checkpoint}: released')
+    def refused(path, content): raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.with_name(f'.{path.name}.0123456789ab.tmp')))
+    monkeypatch.setattr(runs_module, 'write_atomic', refused)
+    assert said('runs', 'pin', checkpoint) == f'arc-jepa: {place}/checkpoint_epoch_0001.pinned: permission denied; right would be a place that you may read and write'
+    monkeypatch.setattr(os, 'access', lambda path, mode: mode != os.W_OK)
+    for words in (('runs', 'prune', place), ('runs', 'backup', place, tmp_path/'copy'), (*TINY, '--output', tmp_path/'new')): assert 'a directory that you may not write to; ' in said(*words)
 
 
 def test_places_of_the_config(tmp_path):
