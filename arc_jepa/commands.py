@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -49,6 +50,18 @@ def _version(asked: bool) -> None:
 def main(version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version and exit.')] = False) -> None:
     "Object-centric world models and program search for ARC tasks."
 
+def _in_words(error: Exception) -> str:
+    "An error as a sentence: also where the operating system says no more than a number, a phrase and a path."
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None: return str(error)
+    path = Path(os.fsdecode(error.filename2 or error.filename))
+    path = path.with_name(re.sub(r'^\.(.+)\.[0-9a-f]{12}\.tmp$', r'\1', path.name))       # what is written atomically is first written beside its place
+    place = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and place.is_file(): return f'{path}: {"" if place == path else f"{place} is "}a file; right would be a directory there, or another place'
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS): right = '; right would be a place that you may read and write'
+    elif error.errno == errno.ENOENT: right = '; right would be one that is there, or, to write to, a place where it can be made'
+    else: right = ''
+    return f'{path}: {error.strerror[:1].lower()}{error.strerror[1:]}{right}'
+
 @contextmanager
 def _clear_errors():
     "What a user can mend is a message on standard error and exit code 1, not a traceback."
@@ -56,7 +69,7 @@ def _clear_errors():
     except BrokenPipeError: raise                   # `arc-jepa … | head` has seen enough; Typer ends quietly
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and '--resume' not in str(error)
-        typer.echo(f'arc-jepa: {error}' + ('; make room and run the same command again' if full else ''), err=True)
+        typer.echo(f'arc-jepa: {_in_words(error)}' + ('; make room and run the same command again' if full else ''), err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo('arc-jepa: stopped', err=True)
@@ -67,10 +80,12 @@ def _check_output(output: Path | None, kind: str) -> None:
     if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
         raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a{"n" * (kind == "HTML")} {kind} file')
 
-def _check_directory(output: Path) -> None:
+def _check_directory(output: Path, takes: str = '--output takes') -> None:
     "Refuse, before the work, a directory that cannot be made or written to."
-    place = next(p for p in (output, *output.absolute().parents) if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK): raise ValueError(f'{output}: {"is a file" if output.is_file() else "is in a place that cannot be written"}; --output takes a directory')
+    place = next(p for p in (output, *output.absolute().parents) if os.path.exists(p))
+    where = '' if place == output else f'{place} is '
+    if not place.is_dir(): raise ValueError(f'{output}: {where}a file; {takes} a directory, which is made if need be')
+    if not os.access(place, os.W_OK): raise ValueError(f'{output}: {where}a directory that you may not write to; {takes} one that you may write to')
 
 def _cannot_be_left(frame) -> bool:
     "Is Python called here by something that drops what is raised in it: LLVM, or an import of compiled code?"
@@ -153,6 +168,13 @@ class _Resumes(typer.core.TyperCommand):
         args = [f'--resume={NEWEST}' if word == '--resume' and not (args[i + 1:] and names_one(args[i + 1])) else word for i, word in enumerate(args)]
         return super().parse_args(ctx, args)
 
+def _meant(name: str, run_dir: Path) -> str:
+    "The checkpoint of a run that `name` may stand for, as the end of an error message."
+    from arc_jepa.train.runstate import checkpoints
+    there = {path.stem: str(path) for path in checkpoints(run_dir)}
+    named = [there[stem] for stem in there if stem.endswith(Path(name).stem)]
+    return f'; did you mean {named[0]}?' if named else f'; in {run_dir} there are {", ".join(there.values())}' if there else ''
+
 @app.command(cls=_Resumes, epilog='Example: `arc-jepa train --config jepa_tiny --output artifacts/jepa/tiny training.epochs=2`')
 def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Run directory; training.checkpoint_dir of the config, or artifacts/jepa/CONFIG, if left out.')] = None,
           resume: Annotated[Optional[str], typer.Option('--resume', metavar='[CHECKPOINT]', help='Go on from the newest valid checkpoint in the run directory (without one, a new run starts), or from the one that is named.')] = None,
@@ -172,8 +194,9 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
         from arc_jepa.processes import rank
         shorthands = [f'training.{key}={value}' for key, value in (('device', device), ('mixed_precision', mixed_precision)) if value is not None]
         settings = load_config(TrainConfig, config, [*shorthands, *(overrides or [])])
-        if place and not place.exists(): raise ValueError(f'{place}: no such file; --resume takes a checkpoint, a run directory, or nothing')
         directory = directory or settings.training.checkpoint_dir or Path('artifacts/jepa')/Path(config).stem
+        if place and not place.exists(): raise ValueError(f'{place}: no such file; --resume takes the path of a checkpoint or of a run directory, or nothing{_meant(place.name, output or directory)}')
+        if place and newest and output and output.resolve() != place.resolve(): raise ValueError(f'--resume {place} and --output {output} are two run directories; leave out --output to go on with the first, or give --resume alone to go on with the second')
         _check_directory(directory)
         result = train_jepa(settings, directory, resume=resume is not None if newest else place, measure=prediction_metrics)
         if rank() == 0: typer.echo(json.dumps(asdict(result)) if as_json else f'{result.steps} steps, {result.tasks_per_second:.0f} tasks/s: {result.run_dir}')
@@ -201,21 +224,22 @@ RunDirectory = Annotated[Path, typer.Argument(metavar='DIR', help='Run directory
 def runs_list(directory: Annotated[Path, typer.Argument(metavar='DIR', help='A directory of run directories, or one.')] = Path('artifacts'), as_json: AsJson = False) -> None:
     "All runs below a directory: newest step, number of checkpoints, bytes, what is wrong. Exit code 1 when there are none."
     with _clear_errors():
-        from arc_jepa.train.runs import describe_run, run_dirs
+        from arc_jepa.train.runs import describe_run, run_dirs, standing
         found = [describe_run(path) for path in run_dirs(directory)]
         if not found: raise ValueError(f'{directory}: no runs there; right would be a directory that `arc-jepa train` wrote to')
         if as_json: typer.echo(json.dumps(found)); return
         for run in found:
             bad = sum(c['problem'] is not None for c in run['checkpoints'])
-            typer.echo(f'{run["run_dir"]}: step {run["step"]}, {len(run["checkpoints"])} checkpoints{f", {bad} of them BAD" if bad else ""}, model {run["model"] or "whole"}, {run["bytes"] / 1e6:.1f} MB')
+            typer.echo(f'{run["run_dir"]}: {standing(run)}, {len(run["checkpoints"])} checkpoints{f", {bad} of them BAD" if bad else ""}, model {run["model"] or "whole"}, {run["bytes"] / 1e6:.1f} MB')
 
 @runs.command('show', epilog='Example: `arc-jepa runs show artifacts/jepa/jepa_tiny --json`')
 def runs_show(directory: RunDirectory, as_json: AsJson = False) -> None:
-    "One run: each checkpoint with step, loss, size, hashes, and whether it is whole. `state_sha256` (with --json) is equal for runs that ended in the same state, to the last bit."
+    "One run: each checkpoint with step, loss, size, hashes, and whether it is whole. `state_sha256` (with --json) is equal for runs that ended in the same state, to the last bit. Exit code 1 when there is no whole checkpoint to go on from."
     with _clear_errors():
-        from arc_jepa.train.runs import describe_run, format_run
+        from arc_jepa.train.runs import describe_run, format_run, standing
         run = describe_run(directory)
         typer.echo(json.dumps(run) if as_json else format_run(run))
+        if run['step'] is None: raise ValueError(f'{directory}: {standing(run)}, so training cannot go on from here; right would be a backup of it' + ('. The trained model is whole' if run['model'] is None else ''))
 
 @runs.command('verify', epilog='Example: `arc-jepa runs verify artifacts/jepa/jepa_tiny`')
 def runs_verify(directory: RunDirectory, as_json: AsJson = False) -> None:
@@ -235,6 +259,7 @@ def runs_prune(directory: RunDirectory, keep: Annotated[int, typer.Option('--kee
     "Make room: remove older checkpoints."
     with _clear_errors():
         from arc_jepa.train.runs import prune
+        if directory.is_dir(): _check_directory(directory, 'prune takes')
         done = prune(directory, keep, damaged, dry_run)
         typer.echo(json.dumps(done) if as_json else f'{"would remove" if dry_run else "removed"} {", ".join(done["removed"]) or "nothing"} ({done["freed_bytes"] / 1e6:.2f} MB); kept {", ".join(done["kept"]) or "nothing"}')
 
@@ -244,12 +269,14 @@ def runs_pin(checkpoint: Annotated[Path, typer.Argument(metavar='CHECKPOINT', he
     with _clear_errors():
         from arc_jepa.train.runs import pin
         pin(checkpoint, not release)
+        typer.echo(f'{checkpoint}: ' + ('released; training and pruning may remove it' if release else 'pinned; neither training nor pruning removes it'))
 
 @runs.command('backup', epilog='Example: `arc-jepa runs backup artifacts/jepa/jepa_tiny artifacts/backup/jepa_tiny`')
 def runs_backup(directory: RunDirectory, destination: Annotated[Path, typer.Argument(metavar='DEST', help='Directory to copy to.')], as_json: AsJson = False) -> None:
     "Copy what is whole and new: checkpoints, model, figures. Safe while the run trains, and to be repeated. Exit code 1 when something damaged was left out."
     with _clear_errors():
         from arc_jepa.train.runs import backup
+        _check_directory(destination, 'DEST is')
         done = backup(directory, destination)
         typer.echo(json.dumps(done) if as_json else '\n'.join([f'{len(done["copied"])} files copied to {destination}, {len(done["skipped"])} were there already', *(f'left out {name}: {why}' for name, why in done['refused'].items())]))
     if done['refused']: raise typer.Exit(1)
@@ -257,13 +284,14 @@ def runs_backup(directory: RunDirectory, destination: Annotated[Path, typer.Argu
 # %% ../nbs/81_commands.ipynb #runs0002
 @app.command(epilog='Example: `arc-jepa doctor artifacts/pilot/jepa`')
 def doctor(directory: RunDirectory, as_json: AsJson = False) -> None:
-    "Read the figures and checkpoints of a run, finished or not, and say what is wrong with it, on what evidence, and what to change. Exit code 3 when something is."
+    "Read the figures and checkpoints of a run, finished or not, and say what is wrong with it, on what evidence, and what to change. Exit code 3 when something is. `healthy` (with --json) is null where it is too early to judge."
     with _clear_errors():
         from dataclasses import asdict
-        from arc_jepa.train.doctor import examine, format_findings, read_records
+        from arc_jepa.train.doctor import examine, format_findings, read_records, unjudged
         records = read_records(directory)
         findings = examine(records)
-        typer.echo(json.dumps(dict(run_dir=str(directory), healthy=not findings, findings=[asdict(f) for f in findings])) if as_json else format_findings(records, findings))
+        early = unjudged(records, findings)
+        typer.echo(json.dumps(dict(run_dir=str(directory), healthy=False if findings else None if early else True, findings=[asdict(f) for f in findings], unjudged=early)) if as_json else format_findings(records, findings))
     if findings: raise typer.Exit(3)
 
 # %% ../nbs/81_commands.ipynb #runs0004

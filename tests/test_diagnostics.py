@@ -115,6 +115,15 @@ def test_a_remedy_is_accepted_and_changes_what_the_config_reads(name, changes):
         assert codes[1] < codes[0] or changed.quantizer.refresh_enabled > config.quantizer.refresh_enabled, 'fewer codes, or dead ones come back'
 
 
+@pytest.mark.parametrize('rate', [50, 1e-9])
+def test_a_rate_that_trains_nothing_is_not_halved(rate):
+    "Whatever rings, the rate comes first; only a gradient that is no number is no reason for a higher one."
+    odd = load_config(TrainConfig, 'jepa_cpu', [f'optimizer.lr={rate}'])
+    for alarm in ('effective_rank', 'uniformity', 'margin', 'vq_usage'): assert remedy(alarm, odd) == 'optimizer.lr=0.002', alarm
+    assert remedy('gradient_norm', odd) == ('optimizer.lr=0.002' if rate > 1 else 'optimizer.lr=2.5e-10')
+    assert [remedy('margin', load_config(TrainConfig, 'jepa_cpu', [f'optimizer.lr={lr}'])) for lr in (1e-4, 5e-4, 0.04)] == ['optimizer.lr=0.001', 'optimizer.lr=0.002', 'optimizer.lr=0.01'], 'a low one is raised'
+
+
 def test_one_line_is_nested_and_flat_as_tags():
     metrics = metrics_of(NOISE)
     assert list(metrics) == ['step', 'context', 'outputs', 'lidar', 'alignment', 'vq']

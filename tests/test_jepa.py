@@ -230,8 +230,7 @@ def test_a_gradient_that_is_not_finite_is_one_line_with_a_remedy(tmp_path):
         said = CliRunner().invoke(app, words + attempt)
         message = [line for line in said.stderr.splitlines() if 'arc-jepa:' in line]
         assert said.exit_code == 1 and len(message) == 1 and 'Traceback' not in said.output, said.output
-        assert re.search(r'run: step 2: the norm of the gradient is (nan|inf) \(losses: total .*, program .*\)\. Resuming repeats this step bit for bit: start in a new run directory with optimizer.lr=2.5e\+29 or less\. The batch is in .*halted_at_step_00000002\.pt \(torch\.load\); what was learned before is in checkpoint_step_00000001\.pt$', message[0]), message
-    override_config(load_config(TrainConfig, 'jepa_tiny'), ['optimizer.lr=2.5e+29'])
+        assert re.search(r'run: step 2: the norm of the gradient is (nan|inf) \(losses: total .*, program .*\)\. Resuming repeats this step bit for bit: start in a new run directory with optimizer.lr=0.002 or less\. The batch is in .*halted_at_step_00000002\.pt \(torch\.load\); what was learned before is in checkpoint_step_00000001\.pt$', message[0]), message
 
 
 def test_changed_config_is_refused_with_the_difference(tmp_path, undisturbed):

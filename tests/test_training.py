@@ -1,4 +1,5 @@
 """The settings of training: parts of a batch, precision, workers, early stopping, validation splits, profiles, memory; and what the commands make of them."""
+import errno
 import json
 import os
 import shutil
@@ -199,6 +200,63 @@ def test_resume_stands_alone_or_with_a_checkpoint(tmp_path, trained):
     assert nowhere.exit_code in (1, 2) and 'no such file' in nowhere.stderr + nowhere.stdout, nowhere.output
 
 
+def test_resume_says_what_it_was_given_and_what_it_takes(tmp_path, trained):
+    place = Path(shutil.copytree(trained[1], tmp_path/'run'))
+    def said(*words):
+        done = run(*TINY, 'training.seed=1', *words)
+        assert done.exit_code == 1 and done.stdout == '', done.output
+        return done.stderr.strip().splitlines()[-1]
+    for name in ('config.yaml', 'model.safetensors', 'checkpoint_epoch_0001.json'):
+        assert said('--resume', place/name) == f'arc-jepa: {place/name}: a file, but no checkpoint; whole in {place}: checkpoint_epoch_0002.pt, checkpoint_epoch_0001.pt'
+    assert f'did you mean {place}/checkpoint_epoch_0001.pt?' in said('--output', place, '--resume', 'checkpoint_epoch_0001'), 'a name is no path'
+    assert f'in {place} there are {place}/checkpoint_epoch_0002.pt' in said('--output', place, '--resume', 'checkpoint_epoch_0007.pt')
+    shutil.copytree(place, tmp_path/'other')
+    assert 'are two run directories' in said('--output', place, '--resume', tmp_path/'other'), 'one of them would be passed over without a word'
+    newest = checkpoints(place)[0]
+    newest.write_bytes(newest.read_bytes()[:-5])
+    assert 'truncated or replaced); whole in' in said('--resume', newest) and said('--resume', newest).endswith(': checkpoint_epoch_0001.pt')
+
+
+def test_a_run_without_a_whole_checkpoint(tmp_path, trained):
+    place = Path(shutil.copytree(trained[1], tmp_path/'run'))
+    for path in checkpoints(place): path.write_bytes(path.read_bytes()[:-5])
+    for words in ([], ['--json']):
+        shown = run('runs', 'show', place, *words)
+        assert shown.exit_code == 1 and 'None' not in shown.stdout and f'arc-jepa: {place}: no checkpoint is whole' in shown.stderr and 'backup' in shown.stderr, shown.output
+    assert json.loads(shown.stdout)['step'] is None, 'well-formed all the same'
+    assert 'run: no checkpoint is whole, 2 checkpoints, 2 of them BAD' in run('runs', 'list', tmp_path).stdout
+    named = run(*TINY, 'training.seed=1', '--resume', checkpoints(place)[0]).stderr
+    assert f'none in {place} is whole; right would be one of a backup' in named, named
+    anew = run(*TINY, 'training.seed=1', '--output', place, '--resume')
+    assert anew.exit_code == 0 and 'none of the 2 checkpoints is whole, a new run starts' in anew.stderr and 'is taken' not in anew.stderr, anew.stderr
+    assert len(checkpoints(place/'damaged')) == 2 and 'backup' in anew.stderr
+
+
+def test_places_that_cannot_be_written(tmp_path, trained, monkeypatch):
+    "What, where and what would be right, and no number of the operating system."
+    place, file, runs_module = Path(shutil.copytree(trained[1], tmp_path/'run')), tmp_path/'file', sys.modules['arc_jepa.train.runs']
+    file.touch()
+    checkpoint = place/'checkpoint_epoch_0001.pt'
+    def said(*words):
+        done = run(*words)
+        assert done.exit_code == 1 and done.stdout == '' and 'Errno' not in done.stderr, done.output
+        return done.stderr.strip()
+    for words in (('runs', 'backup', place), (*TINY, '--output')):
+        assert f'{file}: a file; ' in said(*words, file) and f'{file}/x: {file} is a file; ' in said(*words, file/'x')
+        assert '/proc/nowhere: no such file or directory; right would be' in said(*words, '/proc/nowhere'), 'the place is writable, and nothing can be made there'
+    assert 'a file; right would be a directory with checkpoint_*.pt' in said('runs', 'prune', file) and 'no such directory; right' in said('runs', 'prune', tmp_path/'none')
+    assert 'a file; right would be a run directory' in said('runs', 'list', file)
+    assert f'no such file; right would be one of checkpoint_epoch_0002.pt, checkpoint_epoch_0001.pt in {place}' in said('runs', 'pin', place/'checkpoint_epoch_0007.pt')
+    assert 'a directory; right would be one of checkpoint_epoch_0002.pt' in said('runs', 'pin', place)
+    pinned, released = run('runs', 'pin', checkpoint), run('runs', 'pin', checkpoint, '--release')
+    assert pinned.stdout.startswith(f'{checkpoint}: pinned') and released.stdout.startswith(f'{checkpoint}: released')
+    def refused(path, content): raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.with_name(f'.{path.name}.0123456789ab.tmp')))
+    monkeypatch.setattr(runs_module, 'write_atomic', refused)
+    assert said('runs', 'pin', checkpoint) == f'arc-jepa: {place}/checkpoint_epoch_0001.pinned: permission denied; right would be a place that you may read and write'
+    monkeypatch.setattr(os, 'access', lambda path, mode: mode != os.W_OK)
+    for words in (('runs', 'prune', place), ('runs', 'backup', place, tmp_path/'copy'), (*TINY, '--output', tmp_path/'new')): assert 'a directory that you may not write to; ' in said(*words)
+
+
 def test_places_of_the_config(tmp_path):
     done = run(*TINY, f'training.checkpoint_dir={tmp_path/"here"}', 'logging.enabled=true', f'logging.log_dir={tmp_path/"board"}')
     assert done.exit_code == 0 and (tmp_path/'here/metrics.json').is_file() and list((tmp_path/'board').glob('events*')), done.output
@@ -238,6 +296,28 @@ def test_the_doctor_from_the_shell(tmp_path):
     assert not found['healthy'] and all(f['evidence'] and f['remedy'] for f in found['findings'])
     nowhere = run('doctor', tmp_path)
     assert nowhere.exit_code == 1 and 'no run' in nowhere.stderr
+
+
+@pytest.mark.parametrize('rate, says', [(50, 'above all that trains'), (1e-9, 'which moves nothing')])
+def test_the_doctor_names_a_rate_that_trains_nothing(tmp_path, rate, says):
+    "A run that is over before anybody could judge how it learns, and whose latents ring at the high rate: one finding, and no half of 50."
+    words = [*TINY, 'training.steps_per_epoch=10', 'logging.every=2', 'logging.embeddings=true', '--output', tmp_path/'run']
+    assert run(*words, f'optimizer.lr={rate}').exit_code == 0
+    finding, = json.loads(run('doctor', tmp_path/'run', '--json').stdout)['findings']
+    assert finding['name'] == 'learning_rate' and says in finding['evidence'] and finding['remedy'] == 'optimizer.lr=0.002', finding
+    assert f'arc-jepa tune --config {tmp_path}/run/config.yaml --rates' in finding['note'] and ('effective_rank' in finding['note']) == (rate == 50), finding
+    assert 'too early' not in run('doctor', tmp_path/'run').stdout, 'of a rate like that it is not'
+
+
+def test_the_doctor_does_not_call_healthy_what_it_cannot_judge(tmp_path):
+    words = [*TINY, 'training.steps_per_epoch=10', 'optimizer.warmup_steps=5', 'logging.embeddings=true', 'logging.every=2', '--output', tmp_path/'run']
+    assert run(*words, 'training.epochs=1').exit_code == 0
+    said, found = run('doctor', tmp_path/'run'), json.loads(run('doctor', tmp_path/'run', '--json').stdout)
+    assert said.exit_code == 0 and 'healthy' not in said.stdout and 'nothing wrong seen; too early to judge' in said.stdout, said.output
+    assert 'step 22 has them' in said.stdout and 'training.epochs=3 with --resume' in said.stdout and found['healthy'] is None and found['unjudged']
+    assert run(*words, 'training.epochs=3', '--resume').exit_code == 0
+    found = json.loads(run('doctor', tmp_path/'run', '--json').stdout)
+    assert not found['unjudged'] and found['healthy'] is (not found['findings']), 'there were enough of them'
 
 
 def test_what_is_logged_about_speed(tmp_path):

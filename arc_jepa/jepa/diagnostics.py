@@ -17,9 +17,9 @@ from .models import HELD_OUT_SEED, Jepa, JepaConfig
 from ..statistics import as_number
 
 # %% auto #0
-__all__ = ['ROWS_A_DIMENSION', 'LOWEST_RANK', 'HIGHEST_UNIFORMITY', 'LOWEST_MARGIN', 'LOWEST_USAGE', 'effective_rank', 'isotropy',
-           'rankme', 'lidar', 'uniformity', 'alignment', 'embedding_metrics', 'diagnostic_tags', 'remedy', 'Alarm',
-           'alarms', 'diagnose']
+__all__ = ['ROWS_A_DIMENSION', 'LOWEST_RANK', 'HIGHEST_UNIFORMITY', 'LOWEST_MARGIN', 'LOWEST_USAGE', 'LOWEST_RATE',
+           'HIGHEST_RATE', 'effective_rank', 'isotropy', 'rankme', 'lidar', 'uniformity', 'alignment',
+           'embedding_metrics', 'diagnostic_tags', 'can_train', 'rate_to_try', 'remedy', 'Alarm', 'alarms', 'diagnose']
 
 # %% ../../nbs/28_diagnostics.ipynb #e965cbb9
 _ROUNDING = 1e-5     # spread over length below which a cloud is a point: two orders above what float32 leaves
@@ -135,13 +135,23 @@ def diagnostic_tags(metrics: dict, prefix: str = 'diagnostics') -> dict[str, flo
 
 # %% ../../nbs/28_diagnostics.ipynb #dbe31b0b
 LOWEST_RANK, HIGHEST_UNIFORMITY, LOWEST_MARGIN, LOWEST_USAGE = 4.0, -1.0, 0.5, 0.3
+LOWEST_RATE, HIGHEST_RATE = 1e-5, 0.1         # of learning: below, nothing moves; above, weights are thrown about
 _MARGINS = ('program', 'demonstrations')      # the two whose candidates are a whole batch; `same_input` rises much later in a healthy run
+
+def can_train(rate: float) -> bool:
+    "Whether anything can be learned at a learning rate like that."
+    return LOWEST_RATE <= rate <= HIGHEST_RATE
+
+def rate_to_try(config: JepaConfig) -> float:
+    "The learning rate to try where the one of a `TrainConfig` has taught nothing: ten times as much where it is low, a quarter where it is high, the default outside of all that trains."
+    rate, default = config.optimizer.lr, type(config.optimizer)().lr
+    return default if not can_train(rate) else min(10 * rate, default) if rate < default / 2 else rate / 4
 
 def remedy(name: str, config: JepaConfig) -> str:
     "An override (`KEY=VALUE`) that changes `config` where alarm `name` rings; of margins and gradients it is about the `TrainConfig` of the run."
-    quantizer, loss = config.quantizer, config.loss
-    if name == 'margin': return f'optimizer.lr={config.optimizer.lr / 2:g}'
-    if name == 'gradient_norm': return f'optimizer.lr={config.optimizer.lr / 4:g}'
+    quantizer, loss, rate = config.quantizer, config.loss, config.optimizer.lr if hasattr(config, 'optimizer') else None
+    if name == 'gradient_norm': return f'optimizer.lr={rate / 4 if rate <= HIGHEST_RATE else rate_to_try(config):g}'
+    if name == 'margin' or rate is not None and not can_train(rate): return f'optimizer.lr={rate_to_try(config):g}'
     if name == 'uniformity' and loss.objective == 'infonce': return f'loss.queue_size={max(8192, 2 * loss.queue_size)}'
     if name in ('effective_rank', 'uniformity'): return f'sigreg.weight={max(0.05, 2 * config.sigreg.weight):g}'
     if quantizer.kind == 'fsq': return f'quantizer.fsq_levels={json.dumps(quantizer.fsq_levels[:-1] or [max(2, quantizer.fsq_levels[0] // 2)], separators=(",", ":"))}'

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from ..config import ConfigError, load_config
-from ..jepa.diagnostics import Alarm
+from ..jepa.diagnostics import HIGHEST_RATE, LOWEST_RATE, Alarm, can_train, rate_to_try, remedy
 from .loop import EMBEDDING_METRICS, METRICS, read_metrics
 from .runs import describe_run
 from .runstate import is_among
 from .training import MAY_CHANGE, TrainConfig
 
 # %% auto #0
-__all__ = ['CHECKS', 'Finding', 'Records', 'read_records', 'check', 'examine', 'format_findings']
+__all__ = ['CHECKS', 'Finding', 'Records', 'read_records', 'check', 'examine', 'unjudged', 'format_findings']
 
 # %% ../../nbs/34_doctor.ipynb #340005
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def examine(records: Records) -> list[Finding]:
     return [finding for ask in CHECKS for finding in ask(records)]
 
 # %% ../../nbs/34_doctor.ipynb #340007
-LOWEST_RATE, FLAT, CLIPPED, SPIKE = 1e-5, 0.02, 10.0, 0.5       # a rate; share of the loss; times the limit; share of what had been gained
+LINES = 6                                       # of figures after the warm-up; with fewer, nobody can tell how it learns
+FLAT, CLIPPED, SPIKE, NOWHERE = 0.02, 10.0, 0.5, 1e-4       # share of the loss; times the limit; share of what had been gained; distance that a weight has gone at most
 
 def _thirds(values: np.ndarray) -> tuple[float, float]:
     "Medians of the first and of the last third."
@@ -98,25 +99,46 @@ def _gained(r: Records) -> tuple[str, bool]:
     if shares: return f'{max(0, *shares.values()):.0%} gained of what the best constant answer costs', max(shares.values()) < 0.05
     return 'nothing to compare it with', False
 
+def _alarms(r: Records) -> list[Alarm]:
+    "Those of the last look at the latents."
+    return [Alarm(**alarm) for alarm in (r.embeddings[-1].get('alarms') or [] if r.embeddings else [])]
+
+def _explains(name: str, r: Records) -> bool:
+    "Whether what the latents look like follows from a finding about the rate. A point is the worst answer among wrong ones; without any, it is the best, and nobody's fault but the objective's."
+    return name == 'learning_rate' or name == 'loss_flat' and r.config.loss.objective == 'infonce'
+
+def _another_rate(name: str, evidence: str, r: Records) -> Finding:
+    rang = ', '.join(dict.fromkeys(alarm.name for alarm in _alarms(r))) if _explains(name, r) else ''
+    return Finding(name, evidence, f'optimizer.lr={rate_to_try(r.config):g}', f'arc-jepa tune --config {r.run["run_dir"]}/config.yaml --rates measures which rate it needs' + f'; what the latents show ({rang}) comes from this one' * bool(rang))
+
 # %% ../../nbs/34_doctor.ipynb #340020
 @check
 def learning(r: Records) -> Iterator[Finding]:
     "Rate too low or too high, loss that stands still, gradients that vanish or explode."
-    loss, norms, lr = r.values('loss/total'), r.values('gradient_norm'), r.config.optimizer.lr
-    if len(loss) < 6 or len(norms) < 6: return
+    if not can_train(r.config.optimizer.lr): yield from _cannot_train(r); return
+    loss, norms = r.values('loss/total'), r.values('gradient_norm')
+    if len(loss) < LINES or len(norms) < LINES: return
     noise, course = float(np.median(np.abs(np.diff(loss)))), np.array([np.median(loss[max(0, i - 2):i + 3]) for i in range(len(loss))])     # batches differ, whatever is learned
     (before, after), norm, clip = _thirds(loss), float(np.median(norms)), r.config.optimizer.clip
     gained, little = _gained(r)
     if norm < 1e-4: yield Finding('vanishing_gradients', f'the gradient has a median norm of {norm:.1e}', f'network.layers={max(1, r.config.network.layers - 1)}')
-    def stands(when): return f'the loss stands at {after:.2f} (first third{when} {before:.2f}; it moves by {noise:.2f} from line to line)'
-    flat = abs(before - after) < max(FLAT * abs(before), noise)
-    if flat and lr < LOWEST_RATE: yield Finding('learning_rate', f'{stands("")} at a rate of {lr:.0e}, which moves nothing', 'optimizer.lr=0.002')
-    elif flat and little: yield Finding('loss_flat', f'{stands(" after warm-up")}, {gained}', f'optimizer.lr={min(10 * lr, 2e-3):.0e}' if lr < 1e-3 else f'optimizer.lr={lr / 4:.0e}')
+    if little and abs(before - after) < max(FLAT * abs(before), noise): yield _another_rate('loss_flat', f'the loss stands at {after:.2f} (first third after warm-up {before:.2f}; it moves by {noise:.2f} from line to line), {gained}', r)
     often = float((norms > CLIPPED * clip).mean())
     lowest = np.minimum.accumulate(course)
     back = course - lowest
     worst = float((back / np.maximum(course[0] - lowest, 0.1 * abs(course[0]))).max())
-    if lr >= LOWEST_RATE and often > 0.5 and (worst > SPIKE and back.max() > 2 * noise or norm > 100 * clip): yield Finding('learning_rate', f'{often:.0%} of the gradients are more than {CLIPPED:g} times the largest norm that is let through ({clip:g}), and the loss jumped back by {worst:.0%} of what it had gained', f'optimizer.lr={lr / 4:.0e}')
+    if often > 0.5 and (worst > SPIKE and back.max() > 2 * noise or norm > 100 * clip): yield Finding('learning_rate', f'{often:.0%} of the gradients are more than {CLIPPED:g} times the largest norm that is let through ({clip:g}), and the loss jumped back by {worst:.0%} of what it had gained', f'optimizer.lr={r.config.optimizer.lr / 4:.1g}')
+
+def _cannot_train(r: Records) -> Iterator[Finding]:
+    "A rate at which nothing can be learned."
+    lr, loss = r.config.optimizer.lr, r.values('loss/total', r.rows)
+    if not len(loss): return
+    (before, after), noise = _thirds(loss), float(np.median(np.abs(np.diff(loss)))) if len(loss) > 1 else 0.0
+    far = lr * r.rows[-1]['step']       # Adam moves a weight by about the rate at each step, whatever the gradient
+    if lr < LOWEST_RATE:
+        if far < NOWHERE or len(loss) >= LINES and before - after < max(FLAT * abs(before), noise): yield _another_rate('learning_rate', f'the loss stands at {after:.2f} (first third {before:.2f}; it moves by {noise:.2f} from line to line) at a rate of {lr:.0e}, which moves nothing: in all steps together, a weight by {far:.0e} or so', r)
+    elif len(loss) >= LINES or _alarms(r): yield _another_rate('learning_rate', f'a rate of {lr:g} is above all that trains ({HIGHEST_RATE:g} at most): the loss went from {before:.4g} to {after:.4g} (medians of the first and the last third)', r)
+
 
 # %% ../../nbs/34_doctor.ipynb #340021
 @check
@@ -127,15 +149,14 @@ def not_finite(r: Records) -> Iterator[Finding]:
         about = json.loads(path.read_text(encoding='utf8'))
         if about['step'] > last: yield Finding('halted', f'training halted with {about["error"]} at {about["message"]}', note='what would help stands there')      # unless the run has gone on since
     bad = [row['step'] for row in r.rows if 'loss/total' in row and not (isinstance(row['loss/total'], (int, float)) and math.isfinite(row['loss/total']))]
-    if bad: yield Finding('not_finite', f'the loss of step {bad[0]} is no number', f'optimizer.lr={r.config.optimizer.lr / 4:.0e}')
+    if bad: yield Finding('not_finite', f'the loss of step {bad[0]} is no number', remedy('gradient_norm', r.config))
 
 # %% ../../nbs/34_doctor.ipynb #340009
 @check
 def collapse(r: Records) -> Iterator[Finding]:
     "Alarms of the last epoch: rank, uniformity, margin, dead codes."
-    for alarm in (r.embeddings[-1].get('alarms') or [] if r.embeddings else []):
-        found = Alarm(**alarm)
-        yield Finding(found.name, found.evidence, found.remedy)
+    if any(_explains(finding.name, r) for finding in learning(r)): return
+    for alarm in _alarms(r): yield Finding(alarm.name, alarm.evidence, alarm.remedy)
 
 @check
 def over_fitting(r: Records, epochs: int = 3) -> Iterator[Finding]:
@@ -187,10 +208,18 @@ def checkpoints_whole(r: Records) -> Iterator[Finding]:
     if last - saved > 1.5 * every: yield Finding('stale_checkpoint', f'the figures are at step {last}, the newest whole checkpoint at {saved}, more than an epoch ({every} steps) before', 'checkpoints.every_minutes=5', 'if it does not save at all, what training printed says why')
 
 # %% ../../nbs/34_doctor.ipynb #340012
+def unjudged(records: Records, findings: list[Finding]) -> list[str]:
+    "What it is too early to judge, beside what was found, and what that takes; [] where there is enough."
+    o, t, every, lines = records.config.optimizer, records.config.training, records.config.logging.every, len(records.settled)
+    enough = (2 * o.warmup_steps // every + LINES) * every          # a step; also the ends of epochs have lines, so it may be earlier
+    reach = f'step {enough} has them' + ('' if enough <= records.config.steps else f', behind the end of this run: training.epochs={-(-enough // t.steps_per_epoch)} with --resume gets there')
+    early = [] if lines >= LINES or any(_explains(finding.name, records) for finding in findings) else [f'too early to judge how it learns, which takes {LINES} lines of figures after the warm-up (beyond step {2 * o.warmup_steps}; there are {lines}): {reach}']
+    return early + ([] if records.embeddings else ['nobody has looked at its latents, as logging.embeddings does after each epoch'])
+
 def format_findings(records: Records, findings: list[Finding]) -> str:
     "In words, what is wrong, or that nothing is."
     run, rows = records.run, records.rows
     seen = f'{run["run_dir"]}: step {rows[-1]["step"] if rows else run["step"]} of {records.config.steps}, {len(rows)} lines of figures, {len(run["checkpoints"])} checkpoints'
-    few = '' if len(records.settled) >= 6 else '; fewer than six lines of figures after the warm-up, too few to judge how it learns'
-    few += '' if records.embeddings else '; nobody has looked at its latents (logging.embeddings)'
-    return '\n'.join([seen + few, *map(str, findings)] if findings else [f'{seen}: healthy' + few])
+    early = unjudged(records, findings)
+    verdict = [] if findings else ['nothing wrong seen' if early else 'healthy']
+    return '\n'.join([': '.join([seen, *verdict]) + ''.join('; ' + each for each in early), *map(str, findings)])

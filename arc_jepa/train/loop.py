@@ -188,7 +188,7 @@ def _start(learner: Learner, run_dir: Path, resume: bool | str | Path, may_chang
     if resume:
         others = checkpoints(run_dir)
         _set_aside(run_dir, others, taken)
-        said = f'resumed {taken} at step {learner.progress.step}' if taken else f'{run_dir}: no checkpoint {"is whole (those there were are kept under other names)" if others else "yet"}, a new run starts'
+        said = f'resumed {taken} at step {learner.progress.step}' if taken else f'{run_dir}: none of the {len(others)} checkpoints is whole, a new run starts (they are kept in {run_dir}/damaged). Where there is a backup: stop, and resume that one' if others else f'{run_dir}: no checkpoint yet, a new run starts'
         print(said, file=sys.stderr)
     moving = run_dir/'.previous'        # there already where a kill has cut this short
     if moving.exists() or learner.progress.step == 0 and any((run_dir/name).exists() for name in learner.exports): _keep_earlier(run_dir, moving, learner.exports)

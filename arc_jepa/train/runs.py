@@ -17,7 +17,8 @@ from ..jepa.models import DESCRIPTION, WEIGHTS
 from .runstate import CheckpointError, best_of, checkpoints, manifest, manifest_of, move_aside, pin_of, problem_with, remove, step_of
 
 # %% auto #0
-__all__ = ['run_dirs', 'problem_with_model', 'describe_checkpoint', 'describe_run', 'format_run', 'prune', 'pin', 'backup']
+__all__ = ['run_dirs', 'problem_with_model', 'describe_checkpoint', 'describe_run', 'standing', 'format_run', 'prune', 'pin',
+           'backup']
 
 # %% ../../nbs/33_runs.ipynb #330005
 _ASIDE = re.compile(r'(later|damaged|previous)(_\d+)?|replaced_.*')       # directories of a run, or of a copy of one, that hold what is not gone on from
@@ -27,7 +28,7 @@ def _seen(run_dir: Path) -> bool: return any(run_dir.glob('checkpoint_*.pt')) or
 def run_dirs(directory: Path | str) -> list[Path]:
     "The runs in `directory`, itself included, by name. Raises FileNotFoundError where there is no such directory."
     directory = Path(directory)
-    if not directory.is_dir(): raise FileNotFoundError(f'{directory}: no such directory')
+    if not directory.is_dir(): raise FileNotFoundError(f'{directory}: {"a file" if directory.is_file() else "no such directory"}; right would be a run directory, or one in which there are some')
     return [path for path in [directory, *sorted(p for p in directory.rglob('*') if p.is_dir() and not _ASIDE.fullmatch(p.name))] if _seen(path)]
 
 def _nearby(run_dir: Path) -> str:
@@ -66,15 +67,20 @@ def _size(path: Path) -> int:
 def describe_run(run_dir: Path | str) -> dict:
     "`run_dir, step, state_sha256, config_sha256` of the newest whole checkpoint (null without one), `checkpoints` as `describe_checkpoint` has them, the newest first, `model` (what is wrong with it, or null) and `bytes` of everything there. Raises `CheckpointError` where nothing is a run."
     run_dir = Path(run_dir)
-    if not run_dir.is_dir() or not _seen(run_dir): raise CheckpointError(f'{run_dir}: no run; right would be a directory with checkpoint_*.pt or {DESCRIPTION} in it' + _nearby(run_dir))
+    if not run_dir.is_dir() or not _seen(run_dir): raise CheckpointError(f'{run_dir}: {"no run" if run_dir.is_dir() else "a file" if run_dir.is_file() else "no such directory"}; right would be a directory with checkpoint_*.pt or {DESCRIPTION} in it' + _nearby(run_dir))
     found = [c for c in map(describe_checkpoint, checkpoints(run_dir)) if c]
     newest = next((c for c in found if c['problem'] is None), {})
     return dict(run_dir=str(run_dir), **{key: newest.get(key) for key in ('step', 'epoch', 'state_sha256', 'config_sha256')}, checkpoints=found, model=problem_with_model(run_dir), bytes=sum(_size(p) for p in run_dir.rglob('*') if p.is_file()))
 
 # %% ../../nbs/33_runs.ipynb #330018
+def standing(run: dict) -> str:
+    "Where a run (`describe_run`) can go on from."
+    if run['step'] is not None: return f'step {run["step"]}'
+    return 'no checkpoint is whole' if run['checkpoints'] else 'no checkpoint'
+
 def format_run(run: dict) -> str:
     "A run as text: a line a checkpoint."
-    lines = [f'{run["run_dir"]}: step {run["step"]}, {run["bytes"] / 1e6:.1f} MB in all, state {(run["state_sha256"] or "none")[:16]}, config {(run["config_sha256"] or "none")[:16]}', f'  model: {run["model"] or "whole"}']
+    lines = [f'{run["run_dir"]}: {standing(run)}, {run["bytes"] / 1e6:.1f} MB in all, state {(run["state_sha256"] or "none")[:16]}, config {(run["config_sha256"] or "none")[:16]}', f'  model: {run["model"] or "whole"}']
     for c in run['checkpoints']:
         marks = [word for word in ('best', 'pinned') if c[word]]
         loss = '' if c['val_loss'] is None else f'  validation {c["val_loss"]:.4f}'
@@ -103,7 +109,9 @@ def prune(run_dir: Path | str, keep: int = 1, damaged: bool = False, dry_run: bo
 def pin(checkpoint: Path | str, pinned: bool = True) -> None:
     "Let a checkpoint stay whatever comes, or let it go again. Raises `CheckpointError` where there is none."
     path = Path(checkpoint)
-    if not path.is_file() or path.suffix != '.pt': raise CheckpointError(f'{path}: no checkpoint; right would be a file checkpoint_….pt')
+    if not path.is_file() or path.suffix != '.pt':
+        found, beside = 'a directory' if path.is_dir() else 'a file, but no checkpoint' if path.exists() else 'no such file', [p.name for p in checkpoints(path if path.is_dir() else path.parent)]
+        raise CheckpointError(f'{path}: {found}; right would be ' + (f'one of {", ".join(beside)} in {path if path.is_dir() else path.parent}' if beside else 'a file checkpoint_….pt'))
     if pinned: write_atomic(pin_of(path), '')
     else: pin_of(path).unlink(missing_ok=True)
 

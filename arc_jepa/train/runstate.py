@@ -26,7 +26,7 @@ from ..config import versions, write_atomic
 # %% auto #0
 __all__ = ['state_sha256', 'RandomState', 'Progress', 'Best', 'CheckpointError', 'NoRoom', 'RunState', 'no_room', 'manifest_of',
            'manifest', 'step_of', 'checkpoints', 'best_of', 'pin_of', 'spare', 'remove', 'move_aside', 'problem_with',
-           'read_checkpoint', 'newest_valid', 'is_among', 'resume']
+           'read_checkpoint', 'whole_ones', 'newest_valid', 'is_among', 'resume']
 
 # %% ../../nbs/30_runstate.ipynb #300005
 def state_sha256(state: Any) -> str:
@@ -236,20 +236,30 @@ def _verified(path: Path) -> tuple[bytes, str | None]:
 
 # %% ../../nbs/30_runstate.ipynb #300014
 def read_checkpoint(path: Path | str) -> dict:
-    "`state` and `config` of a checkpoint. Raises `CheckpointError` with the reason."
-    data, problem = _verified(Path(path))
-    if problem: raise CheckpointError(f'{path}: {problem}')
+    "`state` and `config` of a checkpoint. Raises `CheckpointError` with the reason, and what could be taken instead."
+    path = Path(path)
+    if path.exists() and not (path.is_file() and path.suffix == '.pt'): raise CheckpointError(f'{path}: a {"directory" if path.is_dir() else "file, but no checkpoint"}; {whole_ones(path.parent)}')
+    data, problem = _verified(path)
+    if problem: raise CheckpointError(f'{path}: {problem}; {whole_ones(path.parent)}')
     return _content(data)
+
+def whole_ones(run_dir: Path) -> str:
+    "Which checkpoints of a directory could be taken, as the end of an error message."
+    found = checkpoints(run_dir)
+    whole = [path.name for path in found if problem_with(path) is None]
+    return f'whole in {run_dir}: {", ".join(whole)}' if whole else f'none in {run_dir} is whole; right would be one of a backup' if found else 'right would be a file checkpoint_….pt with its manifest (.json) beside it'
 
 def _content(data: bytes) -> dict: return torch.load(io.BytesIO(data), weights_only=True, map_location='cpu')
 
 def newest_valid(run_dir: Path | str) -> tuple[Path, dict] | None:
     "The newest checkpoint that is whole, and its `state` and `config`; each one that is not, and is passed over, is named on standard error. None where there is none."
-    found = checkpoints(run_dir)
-    for path in sorted(found, key=lambda p: step_of(p) >= 0):       # those without a manifest first, since nobody knows how new they are
+    taken, bad = None, {}
+    for path in sorted(checkpoints(run_dir), key=lambda p: step_of(p) >= 0):       # those without a manifest first, since nobody knows how new they are
         data, problem = _verified(path)
-        if problem is None: return path, _content(data)
-        print(f'{path}: passed over, {problem}; the newest of the others that is whole is taken', file=sys.stderr)
+        if problem is None: taken = path; break
+        bad[path] = problem
+    for path, problem in bad.items(): print(f'{path}: passed over, {problem}; ' + (f'{taken.name} is taken' if taken else 'none of the others is whole' if len(bad) > 1 else 'there is no other'), file=sys.stderr)
+    return (taken, _content(data)) if taken else None
 
 def is_among(key: str, keys: Iterable[str]) -> bool:
     "Whether a dotted key is one of `keys`, or below one."
