@@ -20,8 +20,8 @@ from .views import VIEWS, seen, unseen
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PIECE', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'rank_answers', 'warm_up', 'Solution',
-           'solve']
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PIECE', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'PLAIN_SHARE', 'rank_answers',
+           'warm_up', 'Solution', 'solve']
 
 # %% ../../nbs/46_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -83,6 +83,7 @@ ENGINES = 'search', 'stacking', 'windows', 'objectwise'
 PIECE = 2_000                # programs between two looks at the clock, some ten milliseconds
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
+PLAIN_SHARE = 0.8            # of the budget, for the task as it is; with half of it 176 instead of 185 training tasks are solved by 20,000 programs, and as many by half a second
 
 class _Clock:
     "CPU seconds of this thread since it was made, and whether a budget allows some more."
@@ -148,7 +149,7 @@ def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, 
     visible = [(VIEWS[name], made) for name in views if (made := seen(VIEWS[name], task)) is not None]
     account = _Account()
     for k, (view, made) in enumerate(visible):
-        share = 0.5 if k == 0 and len(visible) > 1 else 1 / (len(visible) - k)
+        share = PLAIN_SHARE if k == 0 and len(visible) > 1 else 1 / (len(visible) - k)
         work = _Work(made, prior, engines, clock, clock.seconds + share * clock.left, np.ceil(share * (limit - account.tested)))
         work.run()
         account.add(work, [c for c in (unseen(view, c, task) for c in work.candidates) if c])
