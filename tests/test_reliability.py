@@ -342,3 +342,25 @@ def test_a_study_on_a_gpu_is_refused(tmp_path):
     from arc_jepa.evaluate.tuning import tune
     with pytest.raises(ValueError, match='training.device=cpu'): tune(config(device='cuda'), tmp_path, trials=2, cpu_seconds=0.1)
     assert not (tmp_path/'study.db').exists()
+
+
+@pytest.mark.parametrize('best', [0, None])
+def test_the_picture_of_a_study_says_green_where_it_is_and_its_ticks_have_room(best):
+    from arc_jepa.evaluate.tuning import plot_study
+    rows = [dict(number=i, params={'optimizer.lr': lr, 'loss.temperature': .1, 'loss.queue_size': 1024}, cf32=.5 - .1 * i, low=.2, high=.6) for i, lr in enumerate((9e-4, 2e-3))]
+    figure = plot_study(dict(trials=rows, best=dict(number=best), default=dict(cf32=.4 if best == 0 else .7)), {'optimizer.lr': (3e-4, 1e-2), 'loss.temperature': (.05, .2), 'loss.queue_size': [0, 1024, 4096, 8192]})
+    green = [line for panel in figure.axes for line in panel.lines if line.get_color() == '#2ECC40']
+    assert ('green' in figure._supxlabel.get_text()) == (len(green) > 0) == (best == 0)
+    figure.canvas.draw()
+    for panel in figure.axes:
+        labels = [label.get_window_extent() for label in panel.get_xticklabels(which='both') if label.get_text()]
+        assert len(labels) >= 3 and not any(a.overlaps(b) for i, a in enumerate(labels) for b in labels[:i])
+
+
+def test_the_legend_of_a_run_hides_none_of_its_curves(tmp_path):
+    from arc_jepa.jepa.models import OBJECTIVES
+    from arc_jepa.train.training import plot_run
+    (tmp_path/'metrics.jsonl').write_text(''.join(json.dumps({'step': step, 'epoch': 1, 'loss/total': 9.0, 'val/loss': 8.0, **{f'margin/{name}': i for i, name in enumerate(OBJECTIVES)}}) + '\n' for step in (1, 2)))
+    figure = plot_run(tmp_path)
+    figure.canvas.draw()
+    assert all(panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1 for panel in figure.axes)
