@@ -54,6 +54,9 @@ def test_from_the_start_to_the_first_step_and_from_the_last_one_to_the_end_it_is
     places = [said.find(words) for words in ('loading torch', 'loading compiled code', 'dsl_only:', '100%', 'comparing the programs that solve', 'distances between')]
     assert -1 not in places and places == sorted(places), said
 
+    found, said = on_a_terminal([*COMMAND, 'probe', run, '--tasks', '8'], 24, 120)
+    assert found == 0 and 0 <= said.find('loading torch') < said.find('asking 8 synthetic and 4 real questions (') < said.find('cf32'), said
+
 
 def test_while_tokenising_waits_for_its_first_tasks_the_clock_goes_on(tmp_path):
     data = str(tmp_path/'data')
