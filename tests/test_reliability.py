@@ -364,3 +364,31 @@ def test_the_legend_of_a_run_hides_none_of_its_curves(tmp_path):
     figure = plot_run(tmp_path)
     figure.canvas.draw()
     assert all(panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1 for panel in figure.axes)
+
+
+def test_a_checkpoint_that_is_not_whole_says_so_at_the_end_of_its_line(tmp_path):
+    from arc_jepa.train.runs import format_run
+    best = Best()
+    state = RunState(dict(model=torch.nn.Linear(3, 1), best=best), {'lr': .1}, keep=9)
+    for epoch in (1, 2):
+        best.update(1 / epoch, epoch)
+        state.save(tmp_path, f'checkpoint_epoch_{epoch:04d}', epoch, val_loss=1 / epoch)
+    (tmp_path/'checkpoint_epoch_0001.pt').write_bytes(b'')
+    whole, bad = format_run(describe_run(tmp_path)).splitlines()[-2:]
+    assert whole.endswith('whole (best)') and 'BAD: ' in bad and whole.index('validation') == bad.index('validation') < bad.index('BAD'), (whole, bad)
+
+
+def test_a_picture_of_the_probe_is_shown_once():
+    import matplotlib.pyplot as plt
+    from arc_jepa.evaluate.retrieval import plot_retrieval
+    before = plt.get_fignums()
+    plot_retrieval(dict(trained=True, cf32=dict(n=8, latent=dict(value=.5, low=.2, high=.8), floors=dict(chance=.03))))
+    assert plt.get_fignums() == before, 'a notebook would draw it below the cell that displays it'
+
+
+def test_the_legends_of_predictions_hide_no_bar():
+    from arc_jepa.evaluate.predictions import plot_predictions
+    floors = dict.fromkeys(('untrained', 'pixels', 'chance', 'last_step'), .03)
+    figure = plot_predictions(dict(trained=True, by_length={'1': dict(n=8, value=.9, low=.8, high=1.0, floors=floors)}, composition={'2': dict(n=8, one_shot=dict(value=.9, low=.8, high=1.0), repeated=dict(value=.9, low=.8, high=1.0), floors=floors)}))
+    figure.canvas.draw()
+    assert all(panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1 for panel in figure.axes)

@@ -190,7 +190,7 @@ def checkpoints_whole(r: Records) -> Iterator[Finding]:
 def format_findings(records: Records, findings: list[Finding]) -> str:
     "In words, what is wrong, or that nothing is."
     run, rows = records.run, records.rows
-    seen = f'{run["run_dir"]}: step {rows[-1]["step"] if rows else run["step"]} of {records.config.steps}, {len(rows)} lines of figures, {len(run["checkpoints"])} checkpoints'
+    seen = f'{run["run_dir"]}: step {rows[-1]["step"] if rows else run["step"]} of {records.config.steps}, {len(rows)} lines of figures, {len(run["checkpoints"])} checkpoint{"s" * (len(run["checkpoints"]) != 1)}'
     few = '' if len(records.settled) >= 6 else '; fewer than six lines of figures after the warm-up, too few to judge how it learns'
     few += '' if records.embeddings else '; nobody has looked at its latents (logging.embeddings)'
     return '\n'.join([seen + few, *map(str, findings)] if findings else [f'{seen}: healthy' + few])
