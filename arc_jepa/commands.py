@@ -75,6 +75,11 @@ def _clear_errors():
         typer.echo('arc-jepa: stopped', err=True)
         raise typer.Exit(130) from None
 
+def _saying(what: str = 'loading torch and numba'):
+    "A line with what is done and for how long, gone once it is done. Of several processes, the first one says it."
+    from arc_jepa.progress import ticking
+    return ticking(what, os.environ.get('RANK', '0') == '0', leave=False)
+
 def _check_output(output: Path | None, kind: str) -> None:
     "Refuse, before the work, a place that cannot be written to afterwards."
     if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
@@ -187,11 +192,12 @@ def train(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', output
     newest = place is None or place.is_dir()
     directory = output or (None if place is None else place if newest else place.parent)
     with _clear_errors(), _stoppable(lambda: _saved_in(directory), at_once=True):      # until training takes over, which saves first
-        from dataclasses import asdict
-        from arc_jepa.config import load_config
-        from arc_jepa.evaluate.predictions import prediction_metrics
-        from arc_jepa.train.training import TrainConfig, train_jepa
-        from arc_jepa.processes import rank
+        with _saying():
+            from dataclasses import asdict
+            from arc_jepa.config import load_config
+            from arc_jepa.evaluate.predictions import prediction_metrics
+            from arc_jepa.train.training import TrainConfig, train_jepa
+            from arc_jepa.processes import rank
         shorthands = [f'training.{key}={value}' for key, value in (('device', device), ('mixed_precision', mixed_precision)) if value is not None]
         settings = load_config(TrainConfig, config, [*shorthands, *(overrides or [])])
         directory = directory or settings.training.checkpoint_dir or Path('artifacts/jepa')/Path(config).stem
@@ -206,12 +212,14 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
           pictures: Annotated[Optional[Path], typer.Option('--pictures', metavar='DIR', help='Also draw what it learned, as PNG files there: a map of operations, neighbours, right and wrong answers, a rule carried to another task.')] = None, as_json: AsJson = False) -> None:
     "What a trained JEPA can tell apart (cf32, demo32, rule32, op probe, ARC easy and hard, composition), beside its floors; and alarms, where its latents have collapsed."
     with _clear_errors():
-        from arc_jepa.evaluate.retrieval import format_table, probe_summary, probe_table, write_pictures
-        from arc_jepa.jepa.models import Jepa
         if pictures is not None: _check_directory(pictures)
-        jepa = Jepa.load(run_dir)
-        table = probe_table(jepa, tasks)
-        if pictures is not None: write_pictures(jepa, table, pictures)
+        with _saying():
+            from arc_jepa.evaluate.retrieval import format_table, probe_summary, probe_table, write_pictures
+            from arc_jepa.jepa.models import Jepa
+            jepa = Jepa.load(run_dir)
+        with _saying(f'asking {tasks:,} synthetic and {tasks // 2:,} real questions'): table = probe_table(jepa, tasks)
+        if pictures is not None:
+            with _saying('drawing'): write_pictures(jepa, table, pictures)
         typer.echo(json.dumps(dict(trained=table['trained'], steps=table['steps'], **probe_summary(table), diagnostics=table.pop('diagnostics'), table=table)) if as_json else format_table(table))
 
 # %% ../nbs/81_commands.ipynb #runs0001
@@ -330,9 +338,10 @@ def tune(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', keys: A
          output: Annotated[Optional[Path], typer.Option('--output', '-o', help='Directory of the study; artifacts/tuning/CONFIG if left out.')] = None, as_json: AsJson = False) -> None:
     "Find settings: a range test of learning rates, or a study (Optuna, SQLite) by cf32 at equal CPU seconds. Interrupted, the same command goes on."
     with _clear_errors(), _stoppable('finished runs are kept; the same command goes on'):
-        from arc_jepa.config import load_config, write_atomic
-        from arc_jepa.evaluate.tuning import format_study, parse_space, plot_rates, rate_range, tune as study
-        from arc_jepa.train.training import TrainConfig
+        with _saying():
+            from arc_jepa.config import load_config, write_atomic
+            from arc_jepa.evaluate.tuning import format_study, parse_space, plot_rates, rate_range, tune as study
+            from arc_jepa.train.training import TrainConfig
         settings, directory = load_config(TrainConfig, config, ['training.threads=1', *(overrides or [])]), output or Path('artifacts/tuning')/Path(config).stem
         _check_directory(directory)
         if rates:
@@ -383,8 +392,9 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
 
 def _jepa(run_dir: Path | None):
     if run_dir is None: return None
-    from arc_jepa.jepa.models import Jepa
-    return Jepa.load(run_dir)
+    with _saying():
+        from arc_jepa.jepa.models import Jepa
+        return Jepa.load(run_dir)
 
 @app.command(epilog='Example: `arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json`')
 def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set by name (arc1/training, arc1/evaluation, arc2/training, arc2/evaluation), a manifest, a folder or a file.')] = None,
@@ -400,8 +410,9 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
     with _clear_errors(), _stoppable(left, at_once=True):
         _check_output(output, 'JSON')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
-        from arc_jepa.datasets import load_tasks
-        from arc_jepa.evaluate.evaluation import evaluate as run
+        with _saying():
+            from arc_jepa.datasets import load_tasks
+            from arc_jepa.evaluate.evaluation import evaluate as run
         if max_nodes is None and budget is None: max_nodes = 20_000
         loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
         if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
@@ -455,9 +466,10 @@ def tokenize(overrides: Overrides = None, manifest: Annotated[str, typer.Option(
              counterfactuals: Annotated[Optional[int], typer.Option('--counterfactuals', min=0, help='Outputs of other programs to store with each task; training.counterfactuals of the config if left out.')] = None, as_json: AsJson = False) -> None:
     "Tokenise a manifest once, into shards that training reads (pre_tokenized.path=DIRECTORY)."
     with _clear_errors():
-        from arc_jepa.config import load_config
-        from arc_jepa.jepa.shards import write_shards
-        from arc_jepa.train.training import TrainConfig
+        with _saying():
+            from arc_jepa.config import load_config
+            from arc_jepa.jepa.shards import write_shards
+            from arc_jepa.train.training import TrainConfig
         settings = load_config(TrainConfig, config, overrides or [])
         _check_directory(output)
         found = write_shards(manifest, output, settings.tokens, counterfactuals=settings.training.counterfactuals if counterfactuals is None else counterfactuals, compress=compress)
@@ -484,9 +496,10 @@ def ablate(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', varia
         if listed: typer.echo(_variant_list()); return
         _check_output(output, 'JSON')
         if not output.suffix: raise ValueError(f'{output}: --output takes a JSON file, such as {output}.json')
-        from arc_jepa.config import load_config, write_atomic
-        from arc_jepa.evaluate.ablation import format_ablation, run_ablation
-        from arc_jepa.train.training import TrainConfig
+        with _saying():
+            from arc_jepa.config import load_config, write_atomic
+            from arc_jepa.evaluate.ablation import format_ablation, run_ablation
+            from arc_jepa.train.training import TrainConfig
         names = [name.strip() for name in variants.split(',')] if variants else None
         settings = load_config(TrainConfig, config, ['training.threads=1', *(overrides or [])])
         result = run_ablation(settings, names, seeds, seconds, output.with_suffix(''), group=group, questions=questions, tasks=tasks, workers=workers)

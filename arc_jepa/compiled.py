@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_compiled.ipynb #020003
 from __future__ import annotations
-import hashlib, re, sys
+import hashlib, multiprocessing, os, re, sys, threading
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -88,13 +88,20 @@ def _kernel(function: Callable):
     for symbol in list(_SHARED): _load_shared(symbol)        # below: an address that the linker does not know would end the process
     return _with_our_cache(lambda: numba.cfunc(KERNEL_SIGNATURE, cache=True)(function))
 
+_loading = threading.Lock()        # numba compiles one function at a time, whoever asks: the others wait, and find everything there
+
+def _first_to_ask() -> bool:
+    "Is this no process that another one started as a helper: a worker, or of those of `torchrun` a later one? What all of them would say, one says."
+    return multiprocessing.parent_process() is None and os.environ.get('RANK', '0') == '0'
+
 def kernel_addresses(functions: dict[str, Callable], label: str = 'compiling kernels') -> np.ndarray:
     """Address of each of `functions` as C code, `int64[len(functions)]`, in their order.
 
-    Compiled at the first use on a machine (about a third of a second each), read from disk later (milliseconds). A progress bar appears when it takes more than a second."""
+    Compiled at the first use on a machine (about a third of a second each), read from disk later (milliseconds). A progress bar appears when it takes more than a second, once where several threads or processes ask."""
     from tqdm import tqdm
-    todo = [(_load_shared, symbol) for symbol in _SHARED] + [(_kernel, function) for function in functions.values()]
-    loaded = [load(what).address for load, what in tqdm(todo, desc=label, delay=1, leave=False, file=sys.stderr)]
+    with _loading:
+        todo = [(_load_shared, symbol) for symbol in _SHARED] + [(_kernel, function) for function in functions.values()]
+        loaded = [load(what).address for load, what in tqdm(todo, desc=label, delay=1, leave=False, disable=not _first_to_ask(), file=sys.stderr)]
     return np.array(loaded[len(todo) - len(functions):], dtype=np.int64)
 
 # %% ../nbs/02_compiled.ipynb #020013

@@ -12,26 +12,38 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 # %% auto #0
-__all__ = ['ticking']
+__all__ = ['alive', 'ticking']
 
 # %% ../nbs/09_progress.ipynb #090005
 @contextmanager
-def ticking(label: str | Callable[[], str], enabled: bool = True):
-    "While the block runs, a line with `label` and the time since it began (a function says all of the line itself) is redrawn twice a second; in a log file it is repeated every nine seconds."
+def _every(seconds: float, call: Callable[[], None]):
+    "While the block runs, a thread calls `call` every so many seconds."
+    over = threading.Event()
+    def run():
+        while not over.wait(seconds): call()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try: yield
+    finally: over.set(); thread.join()
+
+@contextmanager
+def alive(bar):
+    "While the block runs, the clock of a tqdm bar goes on, also where its next step is long in coming; in a log file, which has a line a step, nothing is added."
+    with _every(0.5, lambda: None if bar.disable or not bar.fp.isatty() else bar.refresh()): yield
+
+@contextmanager
+def ticking(label: str | Callable[[], str], enabled: bool = True, leave: bool = True):
+    "While the block runs, a line with `label` and the time since it began (a function says all of the line itself) is redrawn twice a second; in a log file it is repeated every nine seconds. Without `leave` it is gone afterwards, and a log file has none of a block that is over sooner."
     from tqdm import tqdm
-    live, over, start = sys.stderr.isatty(), threading.Event(), time.perf_counter()
+    live, start = sys.stderr.isatty(), time.perf_counter()
     def line():
         seconds = time.perf_counter() - start
         return label() if callable(label) else f'{label} ({tqdm.format_interval(seconds) if live else f"{seconds:.0f} s"})'
-    bar = tqdm(total=None, desc=line(), bar_format='{desc}', disable=not (enabled and live), leave=True, file=sys.stderr)
-    if enabled and not live: print(label() if callable(label) else label, file=sys.stderr, flush=True)
+    bar = tqdm(total=None, desc=line(), bar_format='{desc}', disable=not (enabled and live), leave=leave, file=sys.stderr)
+    if enabled and leave and not live: print(label() if callable(label) else label, file=sys.stderr, flush=True)
     def tick():
-        while not over.wait(0.5 if live else 9):
-            if live: bar.set_description_str(line())
-            elif enabled: print(line(), file=sys.stderr, flush=True)
-    thread = threading.Thread(target=tick, daemon=True)
-    thread.start()
-    try: yield
-    finally:
-        over.set(); thread.join()
-        bar.set_description_str(line(), refresh=False); bar.close()
+        if live: bar.set_description_str(line())
+        elif enabled: print(line(), file=sys.stderr, flush=True)
+    try:
+        with _every(0.5 if live else 9, tick): yield
+    finally: bar.set_description_str(line(), refresh=False); bar.close()

@@ -342,3 +342,53 @@ def test_a_study_on_a_gpu_is_refused(tmp_path):
     from arc_jepa.evaluate.tuning import tune
     with pytest.raises(ValueError, match='training.device=cpu'): tune(config(device='cuda'), tmp_path, trials=2, cpu_seconds=0.1)
     assert not (tmp_path/'study.db').exists()
+
+
+@pytest.mark.parametrize('best', [0, None])
+def test_the_picture_of_a_study_says_green_where_it_is_and_its_ticks_have_room(best):
+    from arc_jepa.evaluate.tuning import plot_study
+    rows = [dict(number=i, params={'optimizer.lr': lr, 'loss.temperature': .1, 'loss.queue_size': 1024}, cf32=.5 - .1 * i, low=.2, high=.6) for i, lr in enumerate((9e-4, 2e-3))]
+    figure = plot_study(dict(trials=rows, best=dict(number=best), default=dict(cf32=.4 if best == 0 else .7)), {'optimizer.lr': (3e-4, 1e-2), 'loss.temperature': (.05, .2), 'loss.queue_size': [0, 1024, 4096, 8192]})
+    green = [line for panel in figure.axes for line in panel.lines if line.get_color() == '#2ECC40']
+    assert ('green' in figure._supxlabel.get_text()) == (len(green) > 0) == (best == 0)
+    figure.canvas.draw()
+    for panel in figure.axes:
+        labels = [label.get_window_extent() for label in panel.get_xticklabels(which='both') if label.get_text()]
+        assert len(labels) >= 3 and not any(a.overlaps(b) for i, a in enumerate(labels) for b in labels[:i])
+
+
+def test_the_legend_of_a_run_hides_none_of_its_curves(tmp_path):
+    from arc_jepa.jepa.models import OBJECTIVES
+    from arc_jepa.train.training import plot_run
+    (tmp_path/'metrics.jsonl').write_text(''.join(json.dumps({'step': step, 'epoch': 1, 'loss/total': 9.0, 'val/loss': 8.0, **{f'margin/{name}': i for i, name in enumerate(OBJECTIVES)}}) + '\n' for step in (1, 2)))
+    figure = plot_run(tmp_path)
+    figure.canvas.draw()
+    assert all(panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1 for panel in figure.axes)
+
+
+def test_a_checkpoint_that_is_not_whole_says_so_at_the_end_of_its_line(tmp_path):
+    from arc_jepa.train.runs import format_run
+    best = Best()
+    state = RunState(dict(model=torch.nn.Linear(3, 1), best=best), {'lr': .1}, keep=9)
+    for epoch in (1, 2):
+        best.update(1 / epoch, epoch)
+        state.save(tmp_path, f'checkpoint_epoch_{epoch:04d}', epoch, val_loss=1 / epoch)
+    (tmp_path/'checkpoint_epoch_0001.pt').write_bytes(b'')
+    whole, bad = format_run(describe_run(tmp_path)).splitlines()[-2:]
+    assert whole.endswith('whole (best)') and 'BAD: ' in bad and whole.index('validation') == bad.index('validation') < bad.index('BAD'), (whole, bad)
+
+
+def test_a_picture_of_the_probe_is_shown_once():
+    import matplotlib.pyplot as plt
+    from arc_jepa.evaluate.retrieval import plot_retrieval
+    before = plt.get_fignums()
+    plot_retrieval(dict(trained=True, cf32=dict(n=8, latent=dict(value=.5, low=.2, high=.8), floors=dict(chance=.03))))
+    assert plt.get_fignums() == before, 'a notebook would draw it below the cell that displays it'
+
+
+def test_the_legends_of_predictions_hide_no_bar():
+    from arc_jepa.evaluate.predictions import plot_predictions
+    floors = dict.fromkeys(('untrained', 'pixels', 'chance', 'last_step'), .03)
+    figure = plot_predictions(dict(trained=True, by_length={'1': dict(n=8, value=.9, low=.8, high=1.0, floors=floors)}, composition={'2': dict(n=8, one_shot=dict(value=.9, low=.8, high=1.0), repeated=dict(value=.9, low=.8, high=1.0), floors=floors)}))
+    figure.canvas.draw()
+    assert all(panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1 for panel in figure.axes)

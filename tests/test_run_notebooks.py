@@ -20,7 +20,8 @@ LONG = ['training.epochs=12', 'training.steps_per_epoch=15', 'training.batch_siz
 @pytest.mark.parametrize('name', notebook_names())
 def test_a_run_notebook_has_parameters_and_no_definitions(name):
     cells = nbformat.read(find_notebook(name), as_version=4).cells
-    assert parameters_of(find_notebook(name)) and 'skip_exec: true' in cells[0].source
+    assert parameters_of(find_notebook(name)) and cells[0].source.startswith('# Run: '), 'what nbdev is told about them is no part of the page'
+    assert find_notebook(name).with_name('.notest').is_file(), 'nbdev_test would run it'
     for cell in cells:
         if cell.cell_type == 'code': assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))], cell.source
         assert not cell.get('outputs'), 'outputs belong into the copy'

@@ -1,5 +1,6 @@
 """What people see while a command works: bars on terminals of any size, and no long silence."""
 import fcntl
+import io
 import json
 import os
 import pty
@@ -9,7 +10,9 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +38,71 @@ def test_a_terminal_that_does_not_know_its_size_shows_the_bar(tmp_path, rows, co
     code = 'from arc_jepa.commands import app; app()'
     found, said = on_a_terminal([sys.executable, '-c', code, 'generate', '--config', 'tiny_curriculum', '--output', str(tmp_path)], rows, columns)
     assert found == 0 and '100%' in said and 'generating tasks' in said, said
+
+
+COMMAND = [sys.executable, '-c', 'from arc_jepa.commands import app; app()']
+
+
+def test_from_the_start_to_the_first_step_and_from_the_last_one_to_the_end_it_is_said_what_is_done(tmp_path):
+    run, size = str(tmp_path/'run'), ['training.epochs=1', 'training.steps_per_epoch=2', 'training.batch_size=8', 'training.threads=1']
+    found, said = on_a_terminal([*COMMAND, 'train', '--config', 'jepa_tiny', '--output', run, *size, 'training.prediction_metrics=true'], 24, 120)
+    assert found == 0
+    places = [said.find(words) for words in ('loading torch', 'setting up the model', 'preparing the first step', 'training:', '100%', 'measuring predictions')]
+    assert -1 not in places and places == sorted(places), said
+    found, said = on_a_terminal([*COMMAND, 'evaluate', '--tasks', 'arc1/training', '--limit', '4', '--max-nodes', '500', '--jepa', run], 24, 120)
+    assert found == 0
+    places = [said.find(words) for words in ('loading torch', 'loading compiled code', 'dsl_only:', '100%', 'comparing the programs that solve', 'distances between')]
+    assert -1 not in places and places == sorted(places), said
+
+    found, said = on_a_terminal([*COMMAND, 'probe', run, '--tasks', '8'], 24, 120)
+    assert found == 0 and 0 <= said.find('loading torch') < said.find('asking 8 synthetic and 4 real questions (') < said.find('cf32'), said
+
+
+def test_while_tokenising_waits_for_its_first_tasks_the_clock_goes_on(tmp_path):
+    data = str(tmp_path/'data')
+    assert subprocess.run([*COMMAND, 'generate', '--config', 'tiny_curriculum', '--output', data], capture_output=True, timeout=120).returncode == 0
+    found, said = on_a_terminal([*COMMAND, 'tokenize', '--manifest', f'{data}/manifest.jsonl', '--output', str(tmp_path/'shards')], 24, 120)
+    assert found == 0 and 0 <= said.find('loading torch') < said.find('tokenising:'), said
+    assert len(re.findall('tokenising:   0%', said)) > 1, said
+
+
+def test_a_study_says_what_its_run_is_at(tmp_path):
+    pytest.importorskip('optuna')
+    found, said = on_a_terminal([*COMMAND, 'tune', '--config', 'jepa_tiny', '--output', str(tmp_path), '--trials', '2', '--seconds', '1.5', '--questions', '8', '--key', 'optimizer.lr', 'training.batch_size=8'], 24, 160)
+    assert found == 0
+    places = [said.find(words) for words in ('the config as it is, its steps are timed', 'the config as it is, step ', 'run 1 of 2, its steps are timed', 'run 1 of 2, step ', 'run 2 of 2, asked 8 questions')]
+    assert -1 not in places and places == sorted(places), said
+    assert re.search(r'best cf32 \d\.\d{3}, run 2 of 2, step \d+ of \d+, loss', said), said
+
+
+@pytest.fixture
+def slow_kernels(monkeypatch):
+    "Eight kernels that take half a second each to compile, once."
+    from arc_jepa import compiled
+    found = {}
+    def compile_once(function):
+        if function not in found: time.sleep(.5); found[function] = SimpleNamespace(address=1)
+        return found[function]
+    monkeypatch.setattr(compiled, '_kernel', compile_once)
+    monkeypatch.setattr(compiled, '_SHARED', {})
+    return lambda: compiled.kernel_addresses({str(i): i for i in range(8)})
+
+
+def test_threads_that_ask_for_the_same_kernels_show_one_bar(slow_kernels, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', shown)
+    asking = [threading.Thread(target=slow_kernels) for _ in range(2)]
+    for thread in asking: thread.start()
+    for thread in asking: thread.join()
+    assert 'compiling kernels' in shown.getvalue() and '\n' not in shown.getvalue(), 'a bar below another one moves down and up again'
+
+
+def test_of_several_processes_the_first_one_shows_the_bar(slow_kernels, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', shown)
+    monkeypatch.setenv('RANK', '1')
+    slow_kernels()
+    assert not shown.getvalue()
 
 
 def notebook_of(tmp_path, *cells):

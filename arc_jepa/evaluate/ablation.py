@@ -7,6 +7,7 @@ from __future__ import annotations
 import json, multiprocessing, signal, sys, time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,19 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from ..config import did_you_mean, load_config, only_one, override_config, write_atomic
 from ..datasets import ManifestFile
-from ..dsl.ops import op_table_hash
+from ..dsl.ops import op_addresses, op_table_hash
 from .retrieval import MEASURES, read_entry, retrieval_table
 from ..jepa.models import Jepa
 from ..jepa.shards import ShardError, Shards, write_shards
+from ..progress import alive
 from ..statistics import mean_interval
 from ..threads import compute_threads
 from ..train.loop import Halt
 from ..train.training import TrainConfig, Trainer, open_shards
 
 # %% auto #0
-__all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'QUESTION_SEED', 'SHOWN', 'Variant', 'choose_variants', 'stands_beside',
-           'variant_config', 'fit_schedule', 'steps_within', 'train_within', 'measures_of', 'run_variant',
-           'run_ablation', 'summarise', 'plot_ablation', 'format_ablation']
+__all__ = ['GROUPS', 'BASELINE', 'VARIANTS', 'HARD_STOP', 'Tell', 'QUESTION_SEED', 'SHOWN', 'Variant', 'choose_variants',
+           'stands_beside', 'variant_config', 'fit_schedule', 'steps_within', 'train_within', 'measures_of',
+           'run_variant', 'runs_bar', 'tell_bar', 'run_ablation', 'summarise', 'plot_ablation', 'format_ablation']
 
 # %% ../../nbs/55_ablation.ipynb #77e3ebd6
 class Variant(NamedTuple):
@@ -136,10 +138,13 @@ def steps_within(config: TrainConfig, cpu_seconds: float, warm: int = 3) -> int:
     while n < 5 or time.process_time() - began < 0.1 * cpu_seconds: trainer.step(); n += 1
     return max(1, round(cpu_seconds * n / (time.process_time() - began)))
 
-def train_within(config: TrainConfig, cpu_seconds: float, tell: Callable[[float, float], None] = lambda spent, loss: None) -> tuple[Trainer, dict]:
-    """Train for `cpu_seconds`; the trainer, and `{steps, planned_steps, tasks, cpu_s, avg_loss, stopped}`. `tell` hears CPU seconds and loss after each step.
+Tell = Callable[[float, str], None]      # CPU seconds of training so far, and what is being done, in words
+
+def train_within(config: TrainConfig, cpu_seconds: float, tell: Tell = lambda spent, doing: None) -> tuple[Trainer, dict]:
+    """Train for `cpu_seconds`; the trainer, and `{steps, planned_steps, tasks, cpu_s, avg_loss, stopped}`. `tell` hears after each step how far it is.
 
     `stopped` is None, or why the run ended early: it was at `HARD_STOP` times its budget, or a step that could not be done (the weights are then those before it)."""
+    tell(0.0, 'its steps are timed')
     with compute_threads(config.training.threads):
         planned = steps_within(config, cpu_seconds)
         trainer, losses, stopped = Trainer(fit_schedule(config, planned)), [], None
@@ -149,7 +154,7 @@ def train_within(config: TrainConfig, cpu_seconds: float, tell: Callable[[float,
             try: losses.append(trainer.step()['total'].item())
             except Halt as wrong: stopped = str(wrong)
             spent = time.process_time() - began
-            if losses: tell(spent, losses[-1])
+            if losses: tell(spent, f'step {trainer.progress.step} of {planned}, loss {losses[-1]:.2f}')
     last = losses[-max(1, len(losses) // 10):]
     return trainer, dict(steps=trainer.progress.step, planned_steps=planned, tasks=trainer.progress.tasks, cpu_s=round(spent, 2), avg_loss=float(np.mean(last)) if last else None, stopped=stopped)
 
@@ -161,9 +166,10 @@ def measures_of(table: dict) -> dict[str, float]:
     rows = [(name + end, read_entry(table[name], kind)[0]) for name in (*MEASURES, 'effective_rank') if name in table for kind, end in (('latent', ''), ('fused', '_fused'))]
     return {name: value for name, value in rows if value is not None}
 
-def run_variant(config: TrainConfig, cpu_seconds: float, questions: int = 400, tell: Callable[[float, float], None] = lambda spent, loss: None) -> dict:
+def run_variant(config: TrainConfig, cpu_seconds: float, questions: int = 400, tell: Tell = lambda spent, doing: None) -> dict:
     "Train and measure, on the questions of `QUESTION_SEED`: what `train_within` says, with `measures`, `floors` and `not_trained`, measures of parts that the config leaves untrained."
     trainer, record = train_within(config, cpu_seconds, tell)
+    tell(cpu_seconds, 'asked what it learned')
     with compute_threads(config.training.threads):
         table = retrieval_table(Jepa(trainer.model, trained=True, steps=trainer.progress.step), QUESTION_SEED, n_tasks=questions, arc_tasks=questions // 2, probe_tasks=10 * questions)
     return record | dict(measures=measures_of(table), floors={name: table[name]['floors'] for name in (*MEASURES, 'effective_rank') if name in table}, not_trained=list(table['not_trained']))
@@ -204,17 +210,28 @@ def _on_shards(configs: dict, tasks: str | Path, directory: Path, progress: bool
         except (ShardError, OSError): write_shards(tasks, places[n], config.tokens, counterfactuals=n, progress=progress)
     return {run: override_config(config, {'pre_tokenized': {'path': str(places[config.training.counterfactuals])}}) for run, config in configs.items()}
 
+@contextmanager
+def runs_bar(what: str, runs: int, finished: int, cpu_seconds: float, progress: bool = True) -> Iterator:
+    "A tqdm bar over the CPU seconds of `runs` runs of equal budget; its clock goes on while a run says nothing."
+    from tqdm import tqdm
+    with tqdm(total=runs * cpu_seconds, initial=finished * cpu_seconds, unit='CPU-s', desc=what, disable=not progress, bar_format='{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]') as bar, alive(bar): yield bar
+
+def tell_bar(bar, cpu_seconds: float, run: str) -> Tell:
+    "What moves such a bar along with one run."
+    begun = bar.n
+    def tell(spent, doing):
+        bar.set_postfix_str(f'{run}, {doing}', refresh=False)
+        bar.update(min(begun + spent, begun + cpu_seconds) - bar.n)
+    return tell
+
 def _run_by_run(asked: dict[tuple, tuple], bar) -> Iterator[tuple[tuple, dict]]:
     "Each run of `asked` with what it came to, one after the other in this process; the bar follows their steps."
     for run, (config, cpu_seconds, questions) in asked.items():
-        begun = bar.n
-        def tell(spent, loss):
-            bar.set_postfix_str(f'{run[0]}, seed {run[1]}, loss {loss:.2f}', refresh=False)
-            bar.update(min(begun + spent, begun + cpu_seconds) - bar.n)
-        yield run, run_variant(config, cpu_seconds, questions, tell)
+        yield run, run_variant(config, cpu_seconds, questions, tell_bar(bar, cpu_seconds, f'{run[0]}, seed {run[1]}'))
 
 def _runs_at_once(asked: dict[tuple, tuple], workers: int) -> Iterator[tuple[tuple, dict]]:
     "Each run of `asked` (name: arguments of `run_variant`) with what it came to, as they finish, `workers` processes at once; none stays behind when this ends, however it does."
+    op_addresses()       # what is not compiled yet is compiled here, before each of them would
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))      # Ctrl-C is for the process that waits
     try:
         runs = {pool.submit(run_variant, *arguments): run for run, arguments in asked.items()}
@@ -230,7 +247,6 @@ def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | No
 
     `config`: the baseline (None: `jepa_pilot` on one thread); `variants`, `group`: as `choose_variants` takes them; `seeds`: how many from 0, or which; `questions`: held-out ones, half as many real ones; `tasks`: a manifest to train on; `workers`: processes that train at once, one run each.
     Finished runs in `output_dir` are read instead of made. Raises ValueError where these had other settings, and for a variant that changes nothing in this config; `DirectoryInUse`."""
-    from tqdm import tqdm
     config = config or load_config(TrainConfig, 'jepa_pilot', ['training.threads=1'])
     directory, names, seeds = Path(output_dir), choose_variants(variants, group, config), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or not cpu_seconds > 0: raise ValueError(f'{len(seeds)} seeds and {cpu_seconds} CPU seconds; an ablation needs at least one seed, and a budget')
@@ -240,7 +256,7 @@ def run_ablation(config: TrainConfig | None = None, variants: Sequence[str] | No
         places = {(name, seed): directory/f'{name}_seed{seed}.json' for name, seed in configs}
         settings = {run: _settings(c, cpu_seconds, questions) for run, c in configs.items()}
         records = {run: _read_run(places[run], settings[run]) for run in configs}      # all, before any work
-        with tqdm(total=len(configs) * cpu_seconds, initial=cpu_seconds * sum(r is not None for r in records.values()), unit='CPU-s', desc='ablation', disable=not progress, bar_format='{l_bar}{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]') as bar:
+        with runs_bar('ablation', len(configs), sum(r is not None for r in records.values()), cpu_seconds, progress) as bar:
             asked = {run: (configs[run], cpu_seconds, questions) for run, record in records.items() if record is None}
             for run, found in _runs_at_once(asked, workers) if workers > 1 else _run_by_run(asked, bar):
                 records[run] = dict(variant=run[0], seed=run[1], beside=stands_beside(run[0], names), **found, settings=settings[run])

@@ -23,6 +23,7 @@ from ..dsl.program import Failure, as_program, run_value
 from ..generate.generator import sample_batch
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..dsl.types import VALUE_BYTES, value_bytes
+from ..progress import ticking
 from ..solve.guidance import Guidance
 from ..solve.solver import ENGINES, Solution, solve, warm_up
 from ..statistics import as_number, geometric_ratio, wilson_interval
@@ -183,17 +184,18 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
     hidden = [t.id for t in tasks_list if any(p.output is None for p in t.tests)]
     if hidden: raise ValueError(f'{len(hidden)} task(s) have no test outputs to judge by, such as {hidden[0]}; use `solve` for those')
     variants = variants or {'dsl_only': None, **({'frequency': 'frequency', 'meta_guided': jepa} if jepa is not None else {})}
-    warm_up()                                                                          # compiled once, before threads ask for it
+    def saying(what): return ticking(what, progress, leave=False)
+    with saying('loading compiled code'): warm_up()                                    # compiled once, before threads ask for it
     solutions, summaries, name = {}, {}, getattr(tasks, 'name', 'tasks')
     for variant, source in variants.items():
         guidance = Guidance(source)
         start = time.process_time()
-        priors = guidance.priors([t.hide_test_outputs() for t in tasks_list])
+        with saying(f'{variant}: a prior for each task'): priors = guidance.priors([t.hide_test_outputs() for t in tasks_list])
         prior_seconds = time.process_time() - start
         with tqdm(total=len(tasks_list), desc=f'{name}: {variant}', unit='task', disable=not progress) as bar:
             solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar, Journal(journal))
-        summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
-    distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
+        with saying(f'{variant}: comparing the programs that solve with those of training tasks'): summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
+    with saying('distances between predicted and true latents'): distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)
     results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
     paired = {f'{names[0]} / {other}': programs_to_first_fit(results, names[0], other) for other in names[1:]}

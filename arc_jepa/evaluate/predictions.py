@@ -52,7 +52,7 @@ def _row(tables: dict[str, np.ndarray], mine: np.ndarray) -> dict:
 def plot_predictions(metrics: dict):
     "matplotlib Figure of `prediction_metrics`: accuracy by length, and one shot beside repeated prediction, with 95 % intervals."
     import matplotlib.pyplot as plt
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout='constrained', sharey=True)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3), layout='constrained', sharey=True)
     rows = metrics['by_length']
     _bars(left, np.arange(len(rows)), [read_entry(dict(latent=row), 'latent') for row in rows.values()], .6, '#1e88e5', 'by program')
     for name, shape in (('untrained', 'X'), ('pixels', 's'), ('chance', '_')): left.scatter(range(len(rows)), [row['floors'][name] for row in rows.values()], marker=shape, color='#444', s=30, zorder=3, label=name)
@@ -62,7 +62,7 @@ def plot_predictions(metrics: dict):
         _bars(right, np.arange(len(steps)) + offset, [read_entry(metrics['composition'][name], way) for name in steps], .36, colour, way.replace('_', ' '))
     for name, shape in (('last_step', 'D'), ('untrained', 'X'), ('chance', '_')): right.scatter(range(len(steps)), [metrics['composition'][k]['floors'][name] for k in steps], marker=shape, color='#444', s=30, zorder=3, label=name.replace('_', ' '))
     right.set(xticks=range(len(steps)), xticklabels=[f'{k}\n(n={metrics["composition"][k]["n"]})' for k in steps], xlabel='steps of the chain', title='composition')
-    for axes in (left, right): axes.legend(fontsize=7, frameon=False)
+    for axes in (left, right): axes.legend(fontsize=7, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     plt.close(fig)
     return fig
 

@@ -464,6 +464,7 @@ def plot_retrieval(table: dict):
     draw_retrieval(axes, table)
     if not table.get('trained'): axes.set_xlabel(axes.get_xlabel() + ', UNTRAINED weights')
     fig.tight_layout()
+    plt.close(fig)
     return fig
 
 # %% ../../nbs/51_retrieval.ipynb #250027

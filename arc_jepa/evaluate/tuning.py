@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..config import ConfigError, did_you_mean, only_one, override_config, save_config, write_atomic
-from .ablation import train_within
+from .ablation import Tell, runs_bar, tell_bar, train_within
 from .retrieval import encode_questions, hits, latent_scores, synthetic_questions
 from ..statistics import wilson_interval
 from ..threads import compute_threads
@@ -95,15 +95,18 @@ def parse_space(texts: Sequence[str]) -> dict[str, tuple[float, float] | list]:
         if isinstance(space[key], tuple) and not (len(space[key]) == 2 and space[key][0] < space[key][1]): raise ValueError(f'{text}: a range is LOW:HIGH with the lower number first')
     return space
 
+def _by_logarithm(values: tuple[float, float]) -> bool: return values[0] > 0 and values[1] >= 3 * values[0]
+
 def _suggest(trial, space: Mapping[str, tuple[float, float] | list]) -> dict[str, Any]:
     def one(key, values):
         if isinstance(values, list): return trial.suggest_categorical(key, values)
-        return trial.suggest_float(key, *values, log=values[0] > 0 and values[1] >= 3 * values[0])
+        return trial.suggest_float(key, *values, log=_by_logarithm(values))
     return {key: one(key, values) for key, values in space.items()}
 
-def cf32_after(config: TrainConfig, cpu_seconds: float, questions: int = 200, tell: Callable[[float, float], None] = lambda spent, loss: None) -> dict:
+def cf32_after(config: TrainConfig, cpu_seconds: float, questions: int = 200, tell: Tell = lambda spent, doing: None) -> dict:
     "Train for `cpu_seconds` and ask for the outputs of programs, on questions of `TUNING_SEED`: what `train_within` says, with `cf32` and its `low` and `high`."
     trainer, record = train_within(config, cpu_seconds, tell)
+    tell(cpu_seconds, f'asked {questions} questions')
     with compute_threads(config.training.threads):
         jepa, asked = trainer.jepa(), synthetic_questions(questions, TUNING_SEED)
         right = hits(latent_scores(jepa, asked, encode_questions(jepa, asked), 'program'))
@@ -117,7 +120,6 @@ def tune(config: TrainConfig, directory: Path | str, space: Mapping[str, tuple[f
     Writes `study.db`, `best.yaml`, `trials.json`, `study.png`. Raises ValueError where the study has another space or budget, or the config says `training.device=cuda`, `DirectoryInUse`, RuntimeError without optuna (`pip install arc_jepa[tuning]`)."""
     try: import optuna
     except ImportError: raise RuntimeError('tuning needs optuna: pip install "arc_jepa[tuning]"') from None
-    from tqdm import tqdm
     if config.training.device != 'cpu': raise ValueError(f'training.device={config.training.device}: a study compares runs at equal CPU seconds, which on a GPU are not what they take; set training.device=cpu, or choose the rate by the range test (arc-jepa tune --rates), which counts steps')
     directory, space = Path(directory), dict(space or SPACE)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -128,17 +130,18 @@ def tune(config: TrainConfig, directory: Path | str, space: Mapping[str, tuple[f
         if (old := study.user_attrs.get('about')) not in (None, about): raise ValueError(f'{directory}: the study there is about something else ({", ".join(k for k in about if old.get(k) != about[k])}); choose another --output')
         study.set_user_attr('about', about)
         _again(study, optuna)
-        if 'default' not in study.user_attrs: study.set_user_attr('default', cf32_after(config, cpu_seconds, questions))
         done = lambda: [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-        with tqdm(total=trials, initial=len(done()), desc='tuning', unit='run', disable=not progress) as bar:
+        with runs_bar('tuning', 1 + max(trials, len(done())), len(done()) + ('default' in study.user_attrs), cpu_seconds, progress) as bar:
+            if 'default' not in study.user_attrs: study.set_user_attr('default', cf32_after(config, cpu_seconds, questions, tell_bar(bar, cpu_seconds, 'the config as it is')))
             while len(done()) < trials:
                 trial = study.ask()
                 changes = _suggest(trial, space)
-                try: record = cf32_after(override_config(config, changes), cpu_seconds, questions)
+                best = max([study.user_attrs['default']['cf32'], *(t.value for t in done())])
+                try: record = cf32_after(override_config(config, changes), cpu_seconds, questions, tell_bar(bar, cpu_seconds, f'best cf32 {best:.3f}, run {len(done()) + 1} of {trials}'))
                 except ConfigError as wrong: record = dict(cf32=0.0, low=0.0, high=0.0, steps=0, tasks=0, cpu_s=0.0, stopped=str(wrong))
                 trial.set_user_attr('record', record)
                 study.tell(trial, record['cf32'])
-                bar.update(1); bar.set_postfix_str(f'best cf32 {study.best_value:.3f}', refresh=False)
+                bar.n = (1 + len(done())) * cpu_seconds; bar.refresh()
         result = _result(done(), study.user_attrs['default'])
         save_config(override_config(config, result['best']['params']), directory/'best.yaml')
         write_atomic(directory/'trials.json', json.dumps(result, indent=1) + '\n')
@@ -161,19 +164,23 @@ def _result(trials: Sequence, default: dict) -> dict:
 
 # %% ../../nbs/57_tuning.ipynb #570019
 def plot_study(result: dict, space: Mapping[str, tuple[float, float] | list]):
-    "matplotlib Figure: a panel a key, a point a run, the best in green; the config as it was as a dotted line."
+    "matplotlib Figure: a panel a key, a point a run, the best in green (where the config as it was is not better than all of them); the config as it was as a dotted line."
     import matplotlib.pyplot as plt
     fig, panels = plt.subplots(1, len(space), figsize=(1 + 2.1 * len(space), 2.4), sharey=True, squeeze=False, layout='constrained')
     for panel, (key, values) in zip(panels[0], space.items()):
         place = (lambda x: values.index(x)) if isinstance(values, list) else float
         for row in result['trials']:
-            colour = '#2ECC40' if row['number'] == result['best']['number'] else '#0074D9'
-            panel.errorbar(place(row['params'][key]), row['cf32'], [[row['cf32'] - row['low']], [row['high'] - row['cf32']]], fmt='o', ms=4, lw=.6, color=colour, alpha=.8)
+            best = row['number'] == result['best']['number']
+            panel.errorbar(place(row['params'][key]), row['cf32'], [[row['cf32'] - row['low']], [row['high'] - row['cf32']]], fmt='o', ms=6 if best else 4, lw=.6, color='#2ECC40' if best else '#0074D9', alpha=.8, zorder=3 if best else 2)
         panel.axhline(result['default']['cf32'], color='#FF4136', ls=':', lw=1)
-        if isinstance(values, list): panel.set(xticks=range(len(values)), xticklabels=values)
-        elif values[0] > 0 and values[1] >= 3 * values[0]: panel.set_xscale('log')
+        if isinstance(values, list): panel.set(xticks=range(len(values)), xticklabels=values, xlim=(-.5, len(values) - .5))
+        else:
+            log = _by_logarithm(values)
+            low, middle, high = (np.geomspace if log else np.linspace)(*values, 3)
+            panel.set(xscale='log' if log else 'linear', xlim=(low * (low / high) ** .1, high * (high / low) ** .1) if log else (low - .1 * (high - low), high + .1 * (high - low)))
+            panel.set(xticks=[low, middle, high], xticklabels=[f'{x:.2g}' for x in (low, middle, high)]); panel.minorticks_off()       # its ends and its middle: more of them do not fit beside each other
         panel.set_title(key, fontsize=8); panel.tick_params(labelsize=7)
-    panels[0, 0].set_ylabel('cf32'); fig.supxlabel('dotted: the config as it was; green: the best; bars: 95 % intervals of the questions', fontsize=7)
+    panels[0, 0].set_ylabel('cf32'); fig.supxlabel(f'dotted: the config as it was{" (no run was better)" if result["best"]["number"] is None else "; green: the best"}; bars: 95 % intervals of the questions', fontsize=7)
     plt.close(fig)
     return fig
 

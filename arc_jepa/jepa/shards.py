@@ -27,6 +27,7 @@ from ..dsl.program import ARRAY_SHAPE, Program, parse, to_array
 from ..generate.generator import counterfactuals_of as generated_counterfactuals, stream
 from ..grid import PackedGrids, Pair, Task, pack
 from .tokens import N_STATISTICS, OBJECT_BYTES, SCENE_BYTES, Prepared, Tokens, TokenSettings, assemble, join, pair_statistics, tokenize, tokenizer_hash
+from ..progress import alive, ticking
 
 # %% auto #0
 __all__ = ['N_PAIRS', 'N_TESTS', 'PHASE', 'FIRST_GRID', 'FIRST_PAIR', 'FIRST_OBJECT', 'FIRST_RELATION', 'ID_END', 'FORMAT',
@@ -231,12 +232,13 @@ def write_shards(source, directory: Path | str, settings: TokenSettings = TokenS
     With `counterfactuals` K, `counterfactuals_of` makes K outputs of other programs for each task's last pair.
     Raises DatasetError or GridError for a task that is none, OSError for a file that cannot be written, `DirectoryInUse`; nothing that was valid in `directory` is lost then."""
     from tqdm import tqdm
-    directory, tasks = Path(directory), _tasks_of(source)
+    directory = Path(directory)
+    with ticking('reading tasks', progress, leave=False): tasks = _tasks_of(source)
     _only_objects(settings, directory)
     if not len(tasks): raise ValueError(f'{tasks.name}: no tasks, so there is nothing to tokenise')
     if counterfactuals < 0 or shard_tasks < 1: raise ValueError(f'counterfactuals is {counterfactuals} and shard_tasks {shard_tasks}; at least 0 and 1')
     began, cpu, written = time.perf_counter(), time.process_time(), []
-    with only_one(directory), tqdm(total=len(tasks), desc='tokenising', unit='task', disable=not progress) as bar:
+    with only_one(directory), tqdm(total=len(tasks), desc='tokenising', unit='task', disable=not progress) as bar, alive(bar):
         needed = _index_files(directory)
         try:
             index = _write_all(tasks, directory, settings, counterfactuals, counterfactuals_of, seed, shard_tasks, compress, bar, written)

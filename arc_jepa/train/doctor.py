@@ -219,7 +219,7 @@ def unjudged(records: Records, findings: list[Finding]) -> list[str]:
 def format_findings(records: Records, findings: list[Finding]) -> str:
     "In words, what is wrong, or that nothing is."
     run, rows = records.run, records.rows
-    seen = f'{run["run_dir"]}: step {rows[-1]["step"] if rows else run["step"]} of {records.config.steps}, {len(rows)} lines of figures, {len(run["checkpoints"])} checkpoints'
+    seen = f'{run["run_dir"]}: step {rows[-1]["step"] if rows else run["step"]} of {records.config.steps}, {len(rows)} lines of figures, {len(run["checkpoints"])} checkpoint{"s" * (len(run["checkpoints"]) != 1)}'
     early = unjudged(records, findings)
     verdict = [] if findings else ['nothing wrong seen' if early else 'healthy']
     return '\n'.join([': '.join([seen, *verdict]) + ''.join('; ' + each for each in early), *map(str, findings)])

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from ..config import Config, read_json_lines, save_config, write_atomic
 from ..processes import all_equal, any_rank, broadcast, broadcast_number, rank, world_size
+from ..progress import ticking
 from .runstate import Best, CheckpointError, Progress, RunState, checkpoints, manifest, move_aside, no_room, problem_with, resume as resume_state, step_of
 
 # %% auto #0
@@ -260,7 +261,8 @@ def run_loop(learner: Learner, config: LoopConfig, run_dir: Path | str, resume: 
                 save_config(config, run_dir/'config.yaml')
                 log = Log(run_dir, config.logging, learner.progress.step)
                 closing.callback(log.close)
-            if learner.progress.step < learner.steps: learner.prepare()
+            if learner.progress.step < learner.steps:
+                with ticking('preparing the first step; what is not compiled yet is compiled once', progress and rank() == 0, leave=False): learner.prepare()
             with StopRequest() as stop: ended, number = _steps(learner, config, run_dir, log, stop, max_seconds, progress, unvalidated)
             if rank() == 0 and learner.progress.step: learner.finish(run_dir, ended)
     except OSError as error:

@@ -83,8 +83,8 @@ def format_run(run: dict) -> str:
     lines = [f'{run["run_dir"]}: {standing(run)}, {run["bytes"] / 1e6:.1f} MB in all, state {(run["state_sha256"] or "none")[:16]}, config {(run["config_sha256"] or "none")[:16]}', f'  model: {run["model"] or "whole"}']
     for c in run['checkpoints']:
         marks = [word for word in ('best', 'pinned') if c[word]]
-        loss = '' if c['val_loss'] is None else f'  validation {c["val_loss"]:.4f}'
-        lines.append(f'  {c["name"]:28s} step {"?" if c["step"] is None else c["step"]:>8} {c["bytes"] / 1e6:8.2f} MB  {"whole" if c["problem"] is None else "BAD: " + c["problem"]}{loss}' + (f'  ({", ".join(marks)})' if marks else ''))
+        loss = '' if c['val_loss'] is None else f'validation {c["val_loss"]:.4f}'
+        lines.append(f'  {c["name"]:28s} step {"?" if c["step"] is None else c["step"]:>8} {c["bytes"] / 1e6:8.2f} MB  {loss:18s} {"whole" if c["problem"] is None else "BAD: " + c["problem"]}' + (f' ({", ".join(marks)})' if marks else ''))
     return '\n'.join(lines)
 
 # %% ../../nbs/33_runs.ipynb #330007

@@ -32,6 +32,7 @@ from ..jepa.diagnostics import Alarm, alarms, diagnose as diagnose_latents, diag
 from ..jepa.models import HELD_OUT_SEED, OBJECTIVES, REGULARISERS, RULE_OBJECTIVES, Jepa, DESCRIPTION, JepaConfig, JepaError, WEIGHTS, WorldModel, batch_losses
 from ..jepa.shards import Shards
 from ..processes import processes, rank, world_size
+from ..progress import ticking
 from ..threads import compute_threads
 from ..jepa.tokens import Prepared, tokenizer_hash
 from .loop import Halt, LoopConfig, read_metrics, run_loop
@@ -482,12 +483,15 @@ def train_jepa(config: TrainConfig, run_dir: Path | str, resume: bool | str | Pa
     if config.training.prediction_metrics and measure is None: raise ValueError('training.prediction_metrics is true, and nothing was given to measure with; pass measure=prediction_metrics (arc_jepa.evaluate.predictions), or set training.prediction_metrics=false')
     run_dir = Path(run_dir)
     with processes(config.training.device), only_one(run_dir) if rank() == 0 else contextlib.nullcontext(), compute_threads(config.training.threads):
-        trainer = Trainer(config)
+        def saying(what): return ticking(what, progress and rank() == 0, leave=False)
+        with saying('setting up the model and its data'): trainer = Trainer(config)
         ended = run_loop(trainer, config, run_dir, resume, max_seconds, progress, MAY_CHANGE)
         p = trainer.progress
         result = TrainResult(str(run_dir), p.step, ended != 'time', p.seconds, p.tasks / max(p.seconds, 1e-9), trainer.state.sha256())
         if rank() > 0: return result
-        measured = dict(prediction_metrics=_measured(trainer, run_dir, measure)) if config.training.prediction_metrics else {}
+        measured = {}
+        if config.training.prediction_metrics:
+            with saying('measuring predictions'): measured['prediction_metrics'] = _measured(trainer, run_dir, measure)
         write_atomic(run_dir/'metrics.json', json.dumps(summary(run_dir, config, result, trainer.best, ended) | measured, indent=1) + '\n')
         return result
 
@@ -510,14 +514,13 @@ def plot_run(run_dir: Path | str):
     import matplotlib.pyplot as plt
     rows = read_metrics(run_dir)
     steps = [row['step'] for row in rows]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 2.8), layout='constrained')
     for name in OBJECTIVES:
         if 'margin/' + name in rows[0]: left.plot(steps, [row['margin/' + name] for row in rows], label=name)
-    left.axhline(0, color='grey', ls=':'); left.set(xlabel='step', ylabel='nats gained over chance', title='margin'); left.legend(fontsize=7)
+    left.axhline(0, color='grey', ls=':'); left.set(xlabel='step', ylabel='nats gained over chance', title='margin'); left.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)      # beside the curves: there is no corner that all of them leave free
     right.plot(steps, [row['loss/total'] for row in rows], label='training')
     held = [(row['step'], row['val/loss']) for row in rows if 'val/loss' in row]
     right.plot(*zip(*held), 'o-', ms=3, label='held-out tasks') if held else None
-    right.set(xlabel='step', title='total loss'); right.legend(fontsize=7)
-    fig.tight_layout()
+    right.set(xlabel='step', title='total loss'); right.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     plt.close(fig)
     return fig
