@@ -20,8 +20,8 @@ from .views import VIEWS, seen, unseen
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PIECE', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'PLAIN_SHARE', 'rank_answers',
-           'warm_up', 'Solution', 'solve']
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PIECE', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'PLAIN_SHARE',
+           'rank_answers', 'warm_up', 'Solution', 'solve']
 
 # %% ../../nbs/46_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -83,6 +83,7 @@ ENGINES = 'search', 'stacking', 'windows', 'objectwise'
 PIECE = 2_000                # programs between two looks at the clock, some ten milliseconds
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
+FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; with half of it 176 instead of 185 training tasks are solved by 20,000 programs, and as many by half a second
 
 class _Clock:
@@ -112,10 +113,10 @@ class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
         self.engines, self.clock, self.until, self.limit = engines, clock, until, limit
-        self.search, self.looked_up, self.looked_at, self.inside = Search(task, prior), [], -1, 0
+        self.search, self.looked_up, self.mapped, self.looked_at, self.inside = Search(task, prior), [], [], -1, 0
 
     @property
-    def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up if not _trusted(self.search.candidates) else [])
+    def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.mapped if not _trusted(self.search.candidates) else [])
     @property
     def tested(self) -> int: return self.search.tested + self.inside
 
@@ -125,9 +126,10 @@ class _Work:
         self.looked_at, self.looked_up = search.tested, []
         if 'windows' in self.engines: self.looked_up += windows(search)
         if 'stacking' in self.engines: self.looked_up += stacks(search)
-        if 'objectwise' in self.engines:
-            found, tested = objectwise(search.task, search.prior, int(max(0, min(search.tested, self.limit - self.tested))))
-            self.looked_up, self.inside = self.looked_up + found, self.inside + tested
+        programs = int(min(search.tested, self.limit - self.tested))
+        if 'objectwise' in self.engines and programs > self.inside:          # fewer than last time would find less
+            self.mapped, tested = objectwise(search.task, search.prior, programs)
+            self.inside += tested
         return self.clock.seconds - before
 
     def patient_enough(self) -> bool:
@@ -136,12 +138,12 @@ class _Work:
 
     def run(self) -> None:
         "Search, with looks in between, until something fits or the limits are met."
-        search, look_at, needed, going_on = self.search, FIRST_LOOK, 0.02, True
+        search, look_at, needed, going_on = self.search, min(FIRST_LOOK, FIRST_SHARE * self.limit), 0.02, True
         while going_on and self.tested < self.limit and self.clock.seconds + needed < self.until and not self.patient_enough():
             going_on = search.run(int(min(PIECE, self.limit - self.tested)))
             if _trusted(search.candidates) or search.tested < look_at: continue
             look_at, needed = look_at * LATER_LOOKS, 1.3 * self.look()
-            if _trusted(self.looked_up): return
+            if _trusted(self.looked_up + self.mapped): return
         if not _trusted(self.candidates) and search.tested > self.looked_at: self.look()
 
 def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, engines: Sequence[str], views: Sequence[str]) -> _Account:
