@@ -24,7 +24,7 @@ from children import ENVIRONMENT
 
 FOUND_BY = {                  # 6,000 programs are enough
     'search': ['007bbfb7', '1cf80156'], 'stacking': ['32597951', '3618c87e'], 'windows': ['5117e062', 'ff805c23', '9ecd008a'], 'objectwise': ['60b61512', '6d75e8bb'],
-    'ranks': ['3de23699', '73251a56'], 'all_ranks': ['44f52bb0', 'bda2d7a6'], 'transposed': ['25d8a9c8', '9dfd6313']}
+    'ranks': ['3de23699', 'd9fac9be'], 'all_ranks': ['44f52bb0', 'bda2d7a6'], 'transposed': ['25d8a9c8', '9dfd6313']}
 MANY_VIEWS_AND_PARTS = '025d127b'        # seen in all four views, and its objects make part tasks
 
 
@@ -64,7 +64,7 @@ def test_candidates_do_by_the_executor_what_they_say(name):
 
 @pytest.mark.parametrize('what, name', [(what, name) for what, names in FOUND_BY.items() for name in names])
 def test_what_an_engine_or_a_view_is_for_is_found_by_it(what, name):
-    solution = solve(task_of(name), budget=None, max_nodes=6_000)
+    solution = solve(task_of(name), budget=None, max_nodes=6_000, views=['plain', what] if what in VIEWS else list(VIEWS))
     assert not solution.guess and solution.pairs_fitted == len(task_of(name).demonstrations)
     if what in ENGINES: assert solution.engine == what
     else: assert str(solution.program).startswith(VIEWS[what].before)
@@ -127,7 +127,7 @@ def test_test_outputs_change_nothing(name):
     honest = solve(task, budget=None, max_nodes=6_000)
     for other in (task.hide_test_outputs(), with_outputs(lambda p: rng.integers(0, 10, p.output.shape)), with_outputs(lambda p: rng.integers(0, 10, rng.integers(1, 31, 2)))):
         assert said(solve(other, budget=None, max_nodes=6_000)) == said(honest)
-    assert honest.solves(task) in (True, False) and not honest.solves(with_outputs(lambda p: rng.integers(0, 10, p.output.shape)))
+    assert honest.attempts and not honest.solves(with_outputs(lambda p: (p.output.astype(int) + 1) % 10))
 
 
 @pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, '60b61512', '73251a56'])
