@@ -21,10 +21,10 @@ import typer
 from . import __version__
 
 # %% auto #0
-__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'NEWEST', 'runs', 'RunDirectory', 'data',
-           'TasksPath', 'main', 'pilot', 'generate', 'triples', 'train', 'probe', 'runs_list', 'runs_show',
-           'runs_verify', 'runs_prune', 'runs_pin', 'runs_backup', 'doctor', 'notebook', 'tune', 'solve', 'evaluate',
-           'show', 'check', 'tokenize', 'ablate', 'Benchmark', 'bench']
+__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'PriorName', 'NEWEST', 'runs',
+           'RunDirectory', 'data', 'TasksPath', 'Prior', 'main', 'pilot', 'generate', 'triples', 'train', 'probe',
+           'runs_list', 'runs_show', 'runs_verify', 'runs_prune', 'runs_pin', 'runs_backup', 'doctor', 'notebook',
+           'tune', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'ablate', 'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond, which beside another busy process costs several times the work itself. Training computes in threads of its own
@@ -42,6 +42,12 @@ AsJson = Annotated[bool, typer.Option('--json', help='Print the result as JSON.'
 MaxNodes = Annotated[Optional[int], typer.Option('--max-nodes', min=1, help='Programs to test a task.')]
 Budget = Annotated[Optional[float], typer.Option('--budget', min=0.01, help='CPU seconds a task.')]
 RunDir = Annotated[Optional[Path], typer.Option('--jepa', help='Run directory of a trained JEPA that guides the search.')]
+
+class Prior(str, Enum):
+    "What can guide the search without a JEPA."
+    uniform, frequency = 'uniform', 'frequency'
+
+PriorName = Annotated[Optional[Prior], typer.Option('--guidance', help='Without a JEPA: every operation equally likely (uniform; the default), or as common as in generated rules (frequency).')]
 
 def _version(asked: bool) -> None:
     if asked: typer.echo(__version__); raise typer.Exit()
@@ -80,10 +86,10 @@ def _saying(what: str = 'loading torch and numba'):
     from arc_jepa.progress import ticking
     return ticking(what, os.environ.get('RANK', '0') == '0', leave=False)
 
-def _check_output(output: Path | None, kind: str) -> None:
+def _check_output(output: Path | None, kind: str, option: str = '--output') -> None:
     "Refuse, before the work, a place that cannot be written to afterwards."
     if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
-        raise ValueError(f'{output}: a directory, or in a place that cannot be written; --output takes a{"n" * (kind == "HTML")} {kind} file')
+        raise ValueError(f'{output}: a directory, or in a place that cannot be written; {option} takes a{"n" * (kind == "HTML")} {kind} file')
 
 def _check_directory(output: Path, takes: str = '--output takes') -> None:
     "Refuse, before the work, a directory that cannot be made or written to."
@@ -373,7 +379,7 @@ def _standing(solution, demonstrations: int) -> str:
     return f'fits all {demonstrations} demonstrations' + ('; a guess all the same: computed from fewer of them, it does not predict the rest' if solution.guess else '')
 
 @app.command(epilog='Example: `arc-jepa solve arc1/training/3428a4f5 --draw`')
-def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, budget: Budget = None, max_nodes: MaxNodes = None,
+def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, guidance: PriorName = None, budget: Budget = None, max_nodes: MaxNodes = None,
           draw: Annotated[bool, typer.Option('--draw', help='Draw the task and the attempts.')] = False, as_json: AsJson = False) -> None:
     "Find a program for one task and show what it answers, within 10 CPU seconds if no limit is given. Exit code 3 when none fits all demonstrations; what is shown then is a guess."
     with _clear_errors():
@@ -381,7 +387,7 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
         from arc_jepa.solve.solver import solve as search
         if max_nodes is None and budget is None: budget = 10.0
         loaded = load_task(task)
-        solution = search(loaded, budget, max_nodes, _jepa(jepa))
+        solution = search(loaded, budget, max_nodes, _guidance(jepa, guidance))
         right = solution.solves(loaded)
         if as_json: typer.echo(json.dumps({**solution.to_json(), 'solved': right}))
         else:
@@ -390,40 +396,68 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
     if solution.pairs_fitted < len(loaded.demonstrations): raise typer.Exit(3)
 
-def _jepa(run_dir: Path | None):
-    if run_dir is None: return None
+def _guidance(run_dir: Path | None, prior: Prior | None):
+    "A trained JEPA, 'frequency', or None for the uniform prior."
+    if run_dir is None: return 'frequency' if prior is Prior.frequency else None
+    if prior is not None: raise ValueError(f'--jepa {run_dir} and --guidance {prior.value}: one of them guides the search, so leave the other out')
     with _saying():
         from arc_jepa.jepa.models import Jepa
         return Jepa.load(run_dir)
 
+def _unjudged(tasks: list, source, submission: Path, output: Path | None, journal: Path, **settings) -> tuple[dict, str]:
+    "Solve tasks some of which have no test outputs, and write the submission; for programs and for people."
+    from arc_jepa.config import write_atomic
+    from arc_jepa.evaluate.evaluation import solve_tasks, submission as submitted
+    solutions, _ = solve_tasks(tasks, source, journal=journal, **settings)
+    write_atomic(submission, json.dumps(submitted(tasks, solutions)))
+    hidden = [t.id for t in tasks if any(p.output is None for p in t.tests)]
+    why = f'nothing is judged: {len(hidden):,} of {len(tasks):,} tasks have no test outputs, such as {hidden[0]}' + (f'; so {output} is not written' if output else '')
+    return {'solved_tasks': None, 'tasks': len(tasks), 'programs_tested': sum(s.programs_tested for s in solutions) / len(tasks), 'submission': str(submission), 'not_judged': why}, f'{why}\nsubmission: {submission}'
+
 @app.command(epilog='Example: `arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json`')
 def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set by name (arc1/training, arc1/evaluation, arc2/training, arc2/evaluation), a manifest, a folder or a file.')] = None,
              arc_dev_root: Annotated[Optional[Path], typer.Option('--arc-dev-root', help='A folder of ARC JSON files, instead of --tasks.')] = None,
-             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None, jepa: RunDir = None, max_nodes: MaxNodes = None, budget: Budget = None,
+             output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None,
+             submission: Annotated[Optional[Path], typer.Option('--submission', help='JSON file to write in the format of the ARC Prize: two attempts for every test input, of the last variant. Test outputs may be hidden then.')] = None,
+             jepa: RunDir = None, guidance: PriorName = None, max_nodes: MaxNodes = None, budget: Budget = None,
              limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None,
              skip_bad: Annotated[bool, typer.Option('--skip-bad', help='Leave out what is not a task, and say how many that were, instead of stopping there.')] = False, as_json: AsJson = False) -> None:
     """Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets.
 
-    With --output, what is solved goes to a journal beside the report (NAME.journal.jsonl) until that is written: stopped or killed, the same command goes on with the tasks that are left."""
-    journal = output and output.with_suffix('.journal.jsonl')       # what was solved, until the report is there
-    left = lambda: f'what was solved is in {journal}; the same command goes on' if journal and journal.exists() else 'nothing was solved yet; the same command starts again' if output else 'without --output nothing is kept'
+    With --output or --submission, what is solved goes to a journal beside the file (NAME.journal.jsonl) until that is written: stopped or killed, the same command goes on with the tasks that are left."""
+    written = output or submission
+    journal = written.with_suffix('.journal.jsonl') if written and written.name else None       # what was solved, until all files are there
+    left = lambda: f'what was solved is in {journal}; the same command goes on' if journal and journal.exists() else 'nothing was solved yet; the same command starts again' if written else 'without --output nothing is kept'
     with _clear_errors(), _stoppable(left, at_once=True):
         _check_output(output, 'JSON')
+        _check_output(submission, 'JSON', '--submission')
+        if output and submission and output.absolute() == submission.absolute(): raise ValueError(f'{output}: --output and --submission are two files')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         with _saying():
+            from collections import Counter
+            from arc_jepa.config import write_atomic
             from arc_jepa.datasets import load_tasks
-            from arc_jepa.evaluate.evaluation import evaluate as run
+            from arc_jepa.evaluate.evaluation import evaluate as run, submission as submitted
         if max_nodes is None and budget is None: max_nodes = 20_000
         loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
         if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
-        report = run(loaded[:limit], max_nodes=max_nodes, budget=budget, jepa=_jepa(jepa), journal=journal)
+        asked, source = loaded[:limit], _guidance(jepa, guidance)
+        if submission and (twice := [name for name, n in Counter(t.id for t in asked).items() if n > 1]): raise ValueError(f'{asked.name}: several tasks are called {twice[0]}; a submission has one entry for each, under its name')
+        if submission and any(p.output is None for t in asked for p in t.tests):
+            plain, words = _unjudged(list(asked), source, submission, output, journal, max_nodes=max_nodes, budget=budget, words=asked.name)
+            journal.unlink(missing_ok=True)
+            typer.echo(json.dumps(plain) if as_json else words)
+            return
+        report = run(asked, {guidance.value: source} if source == 'frequency' else None, max_nodes=max_nodes, budget=budget, jepa=source if jepa else None, journal=journal)
         report.json['dataset']['skipped'] = loaded.skipped
-        if output: report.write(output); journal.unlink(missing_ok=True)
+        if output: report.write(output)
+        if submission: write_atomic(submission, json.dumps(submitted(asked, report.solutions[list(report.solutions)[-1]])))
+        if journal: journal.unlink(missing_ok=True)
         best = report.json['variants'][list(report.json['variants'])[-1]]
         flat = {'solved_tasks': best['solved_count'], 'tasks': report.json['total_tasks'], 'solved_one_attempt': best['solved_one_attempt'], 'cpu_s_per_item': best['cpu_s_per_item'],
-                'programs_tested': best['avg_programs_tested'], 'full_fit_precision': best['full_fit_precision'], 'total_tasks': report.json['total_tasks'],
+                'programs_tested': best['avg_programs_tested'], 'full_fit_precision': best['full_fit_precision'], 'size_accuracy': best['size_accuracy'], 'total_tasks': report.json['total_tasks'],
                 **{k: report.json[k] for k in ('dataset', 'budget', 'variants', 'latent_distances')}}
-        typer.echo(json.dumps(flat) if as_json else str(report))
+        typer.echo(json.dumps(flat) if as_json else str(report) + (f'\n  submission, from the last of these: {submission}' if submission else ''))
 
 # %% ../nbs/81_commands.ipynb #810017
 data = typer.Typer(no_args_is_help=True, rich_markup_mode='markdown', help='Look at tasks, and check what is in a file.')

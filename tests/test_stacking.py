@@ -1,6 +1,4 @@
 """Stacks are programs like any other: they run again by the executor, and what fits by accident is told from what predicts; no task, however odd, breaks the solver or its limits."""
-import time
-
 import numpy as np
 import pytest
 
@@ -8,7 +6,7 @@ from arc_jepa.datasets import load_tasks
 from arc_jepa.dsl.program import parse, reproduces, run_program
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve.search import Search
-from arc_jepa.solve.solver import ENGINES, solve, warm_up
+from arc_jepa.solve.solver import solve, warm_up
 from arc_jepa.solve.stacking import stacks
 
 TASKS = load_tasks('arc1/training')
@@ -83,9 +81,3 @@ def test_odd_tasks_break_neither_the_solver_nor_its_limit(name):
     solution = solve(ODD[name], budget=0.5)
     assert solution.seconds <= 0.55 and (not solution.attempts or len(solution.attempts) == len(ODD[name].tests)), solution.seconds
     assert all(1 <= len(tried) <= 2 for tried in solution.attempts)
-
-
-@pytest.mark.parametrize('engines', [['stacking'], [], ['search', 'stackin']])
-def test_engines_that_there_are_not(engines):
-    with pytest.raises(ValueError, match='engines are search, with or without stacking'): solve(ODD['one pair'], engines=engines)
-    assert ENGINES == ('search', 'stacking')

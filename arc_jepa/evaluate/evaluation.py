@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from typing import Sequence
 
 import numpy as np
 from ..config import read_json_lines, write_atomic
-from ..grid import Task
+from ..grid import N_COLOURS, Pair, Task
 from ..dsl.ops import op_table_hash
 from ..dsl.program import Failure, as_program, run_value
 from ..generate.generator import sample_batch
@@ -29,8 +30,9 @@ from ..solve.solver import ENGINES, Solution, solve, warm_up
 from ..statistics import as_number, geometric_ratio, wilson_interval
 
 # %% auto #0
-__all__ = ['behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics', 'first_fits',
-           'programs_to_first_fit', 'Report', 'Journal', 'evaluate']
+__all__ = ['LONGEST_SIDE', 'behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics',
+           'first_fits', 'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks', 'evaluate', 'likely_size',
+           'guessed_answers', 'submission']
 
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
@@ -173,28 +175,31 @@ def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar, journal
     try: return list(pool.map(one, tasks, priors))
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
+def solve_tasks(tasks: Sequence[Task], source=None, max_nodes: int | None = 20_000, budget: float | None = None, progress: bool = True, workers: int | None = None, journal: Path | str | None = None, words: str = 'tasks') -> tuple[list[Solution], float]:
+    "The solutions of `tasks` in their order under one source of priors (see `Guidance`), and the CPU seconds that the priors took. Nothing is judged, so test outputs may be hidden. `words` stand before the progress bar."
+    from tqdm import tqdm
+    with ticking('loading compiled code', progress, leave=False): warm_up()            # compiled once, before threads ask for it
+    guidance, start = Guidance(source), time.process_time()
+    with ticking(f'{words}: a prior for each task', progress, leave=False): priors = guidance.priors([t.hide_test_outputs() for t in tasks])
+    prior_seconds = time.process_time() - start
+    with tqdm(total=len(tasks), desc=words, unit='task', disable=not progress) as bar:
+        return _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar, Journal(journal)), prior_seconds
+
 # %% ../../nbs/50_evaluation.ipynb #500018
 def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, max_nodes: int | None = 20_000, budget: float | None = None, jepa=None, progress: bool = True, workers: int | None = None, journal: Path | str | None = None) -> Report:
     """Solve `tasks` with each variant at the same budget (`max_nodes` programs and/or `budget` CPU seconds a task) and judge by the ARC protocol.
 
     `variants`: name → guidance (see `Guidance`); by default `dsl_only` (uniform) and, with a `jepa`, `frequency` (the floor of guidance) and `meta_guided`. A `jepa` also gives `latent_distances`, set against what the first variant solves. `journal`: a file that takes up solutions as they are found; with one that is there already, what is in it is not searched again. Raises ValueError for no tasks or tasks without test outputs."""
-    from tqdm import tqdm
     if not len(tasks): raise ValueError('there are no tasks to evaluate')
     tasks_list = list(tasks)
     hidden = [t.id for t in tasks_list if any(p.output is None for p in t.tests)]
-    if hidden: raise ValueError(f'{len(hidden)} task(s) have no test outputs to judge by, such as {hidden[0]}; use `solve` for those')
+    if hidden: raise ValueError(f'{len(hidden)} task(s) have no test outputs to judge by, such as {hidden[0]}; use `solve` for those, or `solve_tasks` and `submission` (evaluate --submission FILE in the shell)')
     variants = variants or {'dsl_only': None, **({'frequency': 'frequency', 'meta_guided': jepa} if jepa is not None else {})}
     def saying(what): return ticking(what, progress, leave=False)
-    with saying('loading compiled code'): warm_up()                                    # compiled once, before threads ask for it
     solutions, summaries, name = {}, {}, getattr(tasks, 'name', 'tasks')
     for variant, source in variants.items():
-        guidance = Guidance(source)
-        start = time.process_time()
-        with saying(f'{variant}: a prior for each task'): priors = guidance.priors([t.hide_test_outputs() for t in tasks_list])
-        prior_seconds = time.process_time() - start
-        with tqdm(total=len(tasks_list), desc=f'{name}: {variant}', unit='task', disable=not progress) as bar:
-            solutions[variant] = _solve_all(tasks_list, priors, guidance, budget, max_nodes, workers, bar, Journal(journal))
-        with saying(f'{variant}: comparing the programs that solve with those of training tasks'): summaries[variant] = _variant(tasks_list, solutions[variant], guidance.name, prior_seconds)
+        solutions[variant], prior_seconds = solve_tasks(tasks_list, source, max_nodes, budget, progress, workers, journal, f'{name}: {variant}')
+        with saying(f'{variant}: comparing the programs that solve with those of training tasks'): summaries[variant] = _variant(tasks_list, solutions[variant], Guidance(source).name, prior_seconds)
     with saying('distances between predicted and true latents'): distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)
     results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
@@ -203,3 +208,35 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
                    'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries, 'programs_to_first_fit': paired,
                    'latent_distances': {**distance_statistics(distances, [s.solves(t) for t, s in zip(tasks_list, solutions[next(iter(variants))])]), 'trained': jepa.trained} if jepa is not None else None,
                    'results': results}, solutions)
+
+# %% ../../nbs/50_evaluation.ipynb #50submit2
+LONGEST_SIDE = 30           # of a grid in a published task
+
+def _likely_side(inputs: list[int], outputs: list[int], here: int) -> int:
+    "The side of an output whose input has the side `here`, by the first rule that the sides of the demonstrations follow."
+    if inputs == outputs: return here
+    if len(set(outputs)) == 1: return outputs[0]
+    multiple, rest = divmod(here * outputs[0], inputs[0])
+    if not rest and all(o * inputs[0] == i * outputs[0] for i, o in zip(inputs, outputs)): return multiple
+    if len({o - i for i, o in zip(inputs, outputs)}) == 1: return here + outputs[0] - inputs[0]
+    return Counter(outputs).most_common(1)[0][0]
+
+def likely_size(demonstrations: Sequence[Pair], test_input: np.ndarray) -> tuple[int, int]:
+    "Height and width that the output for `test_input` probably has, 1 to `LONGEST_SIDE` each."
+    height, width = (_likely_side([p.input.shape[axis] for p in demonstrations], [p.output.shape[axis] for p in demonstrations], test_input.shape[axis]) for axis in (0, 1))
+    return min(max(height, 1), LONGEST_SIDE), min(max(width, 1), LONGEST_SIDE)
+
+def guessed_answers(demonstrations: Sequence[Pair], test_input: np.ndarray) -> list[np.ndarray]:
+    "What to answer where no program does: the input if it has the likely size, and a grid of that size in the commonest colour of the demonstrations' outputs."
+    size, counts = likely_size(demonstrations, test_input), sum(np.bincount(p.output.ravel(), minlength=N_COLOURS) for p in demonstrations)
+    return [test_input] * (test_input.shape == size) + [np.full(size, counts.argmax(), np.uint8)]
+
+def _two_attempts(tried: Sequence[np.ndarray], guesses: list[np.ndarray]) -> dict[str, list]:
+    "The attempts, and guesses in place of those that are missing or larger than a published grid can be: others than the attempts, as long as there are any."
+    tried = [a for a in tried if max(a.shape) <= LONGEST_SIDE]
+    others = [g for g in guesses if not any(np.array_equal(g, a) for a in tried)]
+    return {f'attempt_{k + 1}': grid.tolist() for k, grid in enumerate([*tried, *others, *guesses, *guesses][:2])}
+
+def submission(tasks: Sequence[Task], solutions: Sequence[Solution]) -> dict[str, list[dict[str, list]]]:
+    "What the ARC Prize reads: for each task by its id, for each test input in order, `attempt_1` and `attempt_2` as lists of rows. `solutions` in the order of `tasks`."
+    return {task.id: [_two_attempts(s.attempts[i] if s.attempts else (), guessed_answers(task.demonstrations, pair.input)) for i, pair in enumerate(task.tests)] for task, s in zip(tasks, solutions)}

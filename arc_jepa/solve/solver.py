@@ -13,14 +13,14 @@ import numpy as np
 from ..grid import Pair, Task
 from ..dsl.program import run_program
 from .guidance import Guidance
-from .objectwise import objectwise
+from .objectwise import PIECE, objectwise
 from .search import Candidate, Search
 from .stacking import stacks
 from .views import VIEWS, seen, unseen
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PIECE', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'PLAIN_SHARE',
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'PLAIN_SHARE', 'LOOK_SECONDS',
            'rank_answers', 'warm_up', 'Solution', 'solve']
 
 # %% ../../nbs/46_solver.ipynb #440005
@@ -80,11 +80,11 @@ class Solution:
 
 # %% ../../nbs/46_solver.ipynb #440010
 ENGINES = 'search', 'stacking', 'windows', 'objectwise'
-PIECE = 2_000                # programs between two looks at the clock, some ten milliseconds
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; with half of it 176 instead of 185 training tasks are solved by 20,000 programs, and as many by half a second
+LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
 class _Clock:
     "CPU seconds of this thread since it was made, and whether a budget allows some more."
@@ -127,8 +127,8 @@ class _Work:
         if 'windows' in self.engines: self.looked_up += windows(search)
         if 'stacking' in self.engines: self.looked_up += stacks(search)
         programs = int(min(search.tested, self.limit - self.tested))
-        if 'objectwise' in self.engines and programs > self.inside:          # fewer than last time would find less
-            self.mapped, tested = objectwise(search.task, search.prior, programs)
+        if 'objectwise' in self.engines and programs > self.inside and self.clock.seconds < self.until:          # fewer than last time would find less
+            self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
             self.inside += tested
         return self.clock.seconds - before
 
@@ -138,11 +138,15 @@ class _Work:
 
     def run(self) -> None:
         "Search, with looks in between, until something fits or the limits are met."
-        search, look_at, needed, going_on = self.search, min(FIRST_LOOK, FIRST_SHARE * self.limit), 0.02, True
-        while going_on and self.tested < self.limit and self.clock.seconds + needed < self.until and not self.patient_enough():
+        search, look_at, piece, last_look, going_on = self.search, min(FIRST_LOOK, FIRST_SHARE * self.limit), 0.0, 0.02, True        # seconds of a piece, and those kept for the last look
+        first_look = look_at
+        while going_on and self.tested < self.limit and self.clock.seconds + piece + last_look < self.until and not self.patient_enough():
+            before = self.clock.seconds
             going_on = search.run(int(min(PIECE, self.limit - self.tested)))
+            piece = self.clock.seconds - before
+            if look_at == first_look: last_look += LOOK_SECONDS * piece
             if _trusted(search.candidates) or search.tested < look_at: continue
-            look_at, needed = look_at * LATER_LOOKS, 1.3 * self.look()
+            look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
             if _trusted(self.looked_up + self.mapped): return
         if not _trusted(self.candidates) and search.tested > self.looked_at: self.look()
 

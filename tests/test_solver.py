@@ -1,0 +1,202 @@
+"""The solver and its engines: what windows, objects and views find runs again by the executor, nothing leaks from test outputs, and every limit holds: programs, CPU time, memory."""
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.extra.numpy import arrays
+
+from arc_jepa.datasets import load_task
+from arc_jepa.dsl.ops import OP_BY_NAME
+from arc_jepa.dsl.program import Program, Step, parse, reproduces, run_program
+from arc_jepa.grid import Pair, Task
+from arc_jepa.solve import solver as solver_module
+from arc_jepa.solve.objectwise import SEGMENTATIONS, objectwise, part_task
+from arc_jepa.solve.search import Candidate, Search
+from arc_jepa.solve.solver import ENGINES, rank_answers, solve, warm_up
+from arc_jepa.solve.stacking import stacks
+from arc_jepa.solve.views import VIEWS, seen, unseen
+from arc_jepa.solve.windows import windows
+from children import ENVIRONMENT
+
+FOUND_BY = {                  # 6,000 programs are enough
+    'search': ['007bbfb7', '1cf80156'], 'stacking': ['32597951', '3618c87e'], 'windows': ['5117e062', 'ff805c23', '9ecd008a'], 'objectwise': ['60b61512', '6d75e8bb'],
+    'ranks': ['3de23699', 'd9fac9be'], 'all_ranks': ['44f52bb0', 'bda2d7a6'], 'transposed': ['25d8a9c8', '9dfd6313']}
+MANY_VIEWS_AND_PARTS = '025d127b'        # seen in all four views, and its objects make part tasks
+
+
+def task_of(name): return load_task(f'arc1/training/{name}').hide_test_outputs()
+
+
+def searched(task, programs=6_000):
+    search = Search(task)
+    search.run(programs)
+    return search
+
+
+def said(solution): return solution.to_json() | dict(seconds=0)
+
+
+def check(candidate, task):
+    "Its text is a program, which gives the demonstrations if it says so, and its answers."
+    assert parse(str(candidate.program)) == candidate.program
+    assert reproduces(candidate.program, task) == (not candidate.wrong), str(candidate.program)
+    assert len(candidate.answers) == len(task.tests)
+    for answer, test in zip(candidate.answers, task.tests): assert np.array_equal(answer, run_program(candidate.program, test.input)), str(candidate.program)
+
+
+# ---- what is found
+
+@pytest.mark.parametrize('name', [name for names in FOUND_BY.values() for name in names])
+def test_candidates_do_by_the_executor_what_they_say(name):
+    task = task_of(name)
+    for view in VIEWS.values():
+        made = seen(view, task)
+        if made is None: continue
+        search = searched(made)
+        inside = [*search.candidates, *windows(search), *stacks(search), *objectwise(made, programs=6_000)[0]]
+        for candidate in inside: check(candidate, made)
+        for candidate in filter(None, (unseen(view, c, task) for c in inside)): check(candidate, task)
+
+
+@pytest.mark.parametrize('what, name', [(what, name) for what, names in FOUND_BY.items() for name in names])
+def test_what_an_engine_or_a_view_is_for_is_found_by_it(what, name):
+    solution = solve(task_of(name), budget=None, max_nodes=6_000, views=['plain', what] if what in VIEWS else list(VIEWS))
+    assert not solution.guess and solution.pairs_fitted == len(task_of(name).demonstrations)
+    if what in ENGINES: assert solution.engine == what
+    else: assert str(solution.program).startswith(VIEWS[what].before)
+
+
+GRIDS = arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.integers(0, 9))
+
+
+@given(GRIDS, st.permutations(range(10)), st.sampled_from([name for name in VIEWS if name != 'plain']))
+def test_the_way_back_from_a_view_is_exact(grid, colours, name):
+    "A rule that turns the grid and exchanges colours in any way, said in the view, gives the output to the cell, whether the input has its colours or not."
+    view, output = VIEWS[name], np.array(colours, np.uint8)[grid][::-1, ::-1]
+    task = Task('', (Pair(grid, output),), (Pair(grid),))
+    others = Pair([[1, 1, 2]], [[0]]), Pair([[2, 2, 1]], [[0]])         # in one pair alone there would be nothing new to see
+    made = seen(view, Task('', task.demonstrations + others, task.tests)).demonstrations[0]
+    turned, images = run_program('rotate_180', made.input), np.arange(10)
+    images[turned] = made.output
+    assert np.array_equal(images[turned], made.output), 'one colour each'
+    exchange = Program((Step(OP_BY_NAME['map_colours'], (sum(int(c) << 4 * k for k, c in enumerate(images)),)),))
+    rule = parse('rotate_180') + (exchange if (images != np.arange(10)).any() else Program(()))
+    found = unseen(view, Candidate(rule, 1.0, (), 0), task)
+    assert reproduces(found.program, task) and np.array_equal(found.answers[0], output)
+    assert np.array_equal(run_program(parse(view.before) + parse(view.after), grid), grid)
+
+
+# ---- what is left out
+
+def never(*words): raise AssertionError('this was left out')
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_engines_and_views_that_are_left_out_have_no_part_in_it(engine, monkeypatch):
+    warm_up()
+    rooms = {'windows': 'windows', 'stacking': 'stacks', 'objectwise': 'objectwise'}
+    for other, function in rooms.items():
+        if other != engine: monkeypatch.setattr(solver_module, function, never)
+    for name in (MANY_VIEWS_AND_PARTS, '44f52bb0', '60b61512', '5117e062'):
+        task = task_of(name)
+        ranked = [c for c, _ in rank_answers(solver_module._explore(task, None, solver_module._Clock(None), 3_000, {'search', engine}, ['plain']).candidates)]
+        assert {c.engine for c in ranked} <= {'search', engine}
+        assert not any(str(c.program).startswith(view.before) for c in ranked for view in VIEWS.values() if view.name in ('ranks', 'all_ranks'))
+        solution = solve(task, budget=None, max_nodes=3_000, engines=['search', engine], views=['plain'])
+        assert solution.engine in ('search', engine, 'none') and solution.programs == tuple(str(c.program) for c in ranked[:2])
+
+
+@pytest.mark.parametrize('what, chosen', [('engines', ['stacking']), ('engines', []), ('engines', ['search', 'stackin']), ('views', ['ranks']), ('views', []), ('views', ['plain', 'rank'])])
+def test_engines_and_views_that_there_are_not(what, chosen):
+    with pytest.raises(ValueError) as error: solve(task_of('007bbfb7'), **{what: chosen})
+    right = {'engines': 'engines are search, stacking, windows, objectwise, the first of them always', 'views': 'views are plain, ranks, all_ranks, transposed, the first of them always'}
+    assert right[what] in str(error.value) and str(error.value).endswith(f'not {", ".join(chosen) or "none"}')
+
+
+# ---- no leak, no chance
+
+@pytest.mark.parametrize('name', [name for names in FOUND_BY.values() for name in names])
+def test_test_outputs_change_nothing(name):
+    "With all engines and views: outputs that are noise of the same size, noise of another, or hidden give the same solution."
+    task, rng = load_task(f'arc1/training/{name}'), np.random.default_rng(0)
+    def with_outputs(output): return Task(task.id, task.demonstrations, tuple(Pair(p.input, output(p)) for p in task.tests), {})
+    honest = solve(task, budget=None, max_nodes=6_000)
+    for other in (task.hide_test_outputs(), with_outputs(lambda p: rng.integers(0, 10, p.output.shape)), with_outputs(lambda p: rng.integers(0, 10, rng.integers(1, 31, 2)))):
+        assert said(solve(other, budget=None, max_nodes=6_000)) == said(honest)
+    assert honest.attempts and not honest.solves(with_outputs(lambda p: (p.output.astype(int) + 1) % 10))
+
+
+@pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, '60b61512', '73251a56'])
+def test_the_same_limit_gives_the_same_solution(name):
+    assert said(solve(task_of(name), budget=None, max_nodes=20_000)) == said(solve(task_of(name), budget=None, max_nodes=20_000))
+
+
+# ---- limits
+
+SMALL_LIMITS = """
+import json, sys
+from arc_jepa.datasets import load_task
+from arc_jepa.solve.solver import solve
+for name in sys.argv[1:]:
+    task = load_task(f'arc1/training/{name}')
+    print(json.dumps([solve(task, budget=None, max_nodes=n).programs_tested for n in range(1, 61)]))
+"""
+
+
+def test_every_small_number_of_programs_is_kept_and_comes_to_an_end():
+    "In a process of its own: what went on for ever would hang there. The shares of the views and of the part tasks are fractions of a program here."
+    task = task_of(MANY_VIEWS_AND_PARTS)
+    assert all(seen(view, task) for view in VIEWS.values()) and any(part_task(s, task) for s in SEGMENTATIONS)
+    warm_up()
+    done = subprocess.run([sys.executable, '-c', SMALL_LIMITS, MANY_VIEWS_AND_PARTS, '05f2a901', 'c9f8e694'], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line in done.stdout.splitlines():
+        tested = json.loads(line)
+        assert len(tested) == 60 and all(0 < used <= limit for limit, used in enumerate(tested, 1)), tested
+
+
+LARGE_TASKS = """
+import json, resource, time
+import numpy as np
+from arc_jepa.grid import Pair, Task
+from arc_jepa.solve.solver import solve, warm_up
+
+def objects(seed):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random((30, 30)) < 0.25, rng.integers(1, 10, (30, 30)), 0)
+
+def noise(seed): return np.random.default_rng(seed).integers(0, 10, (30, 30))
+
+many_objects = Task('objects', tuple(Pair(objects(s), objects(s + 50)) for s in range(5)), (Pair(objects(99)),))
+noisy = Task('noise', tuple(Pair(noise(s), noise(s + 50)) for s in range(6)), (Pair(noise(99)),))
+warm_up()
+used = []
+for task, budget in ((many_objects, 0.3), (many_objects, 1), (noisy, 0.3), (noisy, 3)):
+    before = time.thread_time()
+    tested = solve(task, budget).programs_tested
+    used.append([task.id, budget, time.thread_time() - before, tested])
+print(json.dumps(dict(used=used, megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)))
+"""
+
+
+def test_large_tasks_stay_within_their_seconds_and_a_gigabyte():
+    warm_up()               # what is compiled here is loaded there
+    done = subprocess.run([sys.executable, '-c', LARGE_TASKS], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    for task, budget, seconds, tested in found['used']: assert seconds <= 1.1 * budget + 0.05 and tested >= 2_000, (task, budget, seconds, tested)
+    assert found['megabytes'] < 1024, found
+
+
+def test_objects_have_a_limit_in_seconds_too():
+    task = task_of('c9f8e694')
+    objectwise(task, programs=100)
+    found, tested = objectwise(task, seconds=0)
+    assert (found, tested) == ([], 0)
+    before = time.thread_time()
+    tested = objectwise(task, programs=10_000_000, seconds=0.2)[1]
+    assert time.thread_time() - before < 0.35 and 1_000 < tested < 10_000_000
