@@ -366,7 +366,7 @@ def show_task(task: Task,
     tries, n = _attempts_for(task, attempts), len(task.demonstrations)
     columns = n + sum(1 + (len(grids) + 1) // 2 for grids in tries)
     figure, axes = plt.subplots(2, columns, figsize=(size * columns, 2 * size + 1.2), squeeze=False, layout='constrained')
-    figure.get_layout_engine().set(w_pad=.08, h_pad=.05)
+    figure.get_layout_engine().set(w_pad=.08, h_pad=.13)       # twice that, between inputs and outputs, is the room of an arrow
     for i, pair in enumerate(task.demonstrations): _draw_pair(axes[:, i], pair, f'demonstration {i + 1}', is_test=False)
     column = n
     for i, (test, grids) in enumerate(zip(task.tests, tries)):

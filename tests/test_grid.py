@@ -140,6 +140,15 @@ def test_figure_of_extreme_shapes(shape, tmp_path):
     assert (tmp_path / 'task.png').stat().st_size > 1000
 
 
+def test_arrows_leave_titles_readable():
+    "Also where grids fill the height."
+    task = Task('tall', (Pair(np.ones((7, 4), int), np.ones((7, 2), int)),), (Pair(np.ones((7, 5), int), np.ones((7, 1), int)),))
+    figure = show_task(task)
+    figure.canvas.draw()
+    for above, below in zip(figure.axes[:2], figure.axes[2:]):
+        assert not above.texts[-1].arrow_patch.get_window_extent().overlaps(below.title.get_window_extent())
+
+
 def test_figures_do_not_pile_up():
     import matplotlib.pyplot as plt
     task = Task('t', [Pair([[1]], [[2]])], [Pair([[1]], [[2]])])
