@@ -186,3 +186,11 @@ def test_guesses_stand_in_for_attempts_that_are_missing_or_too_large():
     one, two, large = np.array([[7]]), np.array([[8]]), np.zeros((31, 2), int)
     for tried, expected in (((), [given, guess]), ((one,), [one, given]), ((given,), [given, guess]), ((one, two), [one, two]), ((large, two), [two, given]), ((guess, given), [guess, given])):
         assert answers(*tried) == [grid.tolist() for grid in expected]
+
+
+def test_another_solver_does_not_answer_from_the_journal(tmp_path, monkeypatch):
+    tasks, journal = load_tasks('arc1/training')[:3], tmp_path/'journal.jsonl'
+    for stamp, lines in (('one', 3), ('one', 3), ('another', 6)):
+        monkeypatch.setattr(evaluation, '_solver_stamp', lambda stamp=stamp: stamp)
+        evaluation.evaluate(tasks, max_nodes=300, progress=False, journal=journal)
+        assert len(journal.read_text().splitlines()) == lines

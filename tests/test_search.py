@@ -196,3 +196,17 @@ def test_contradictory_demonstrations_have_no_program():
     search = Search(ADVERSARIAL['contradiction'])
     search.run(20_000)
     assert not search.candidates
+
+
+@pytest.mark.parametrize('prior', [np.full(N_OPS, np.nan), np.where(np.arange(N_OPS) == 5, np.nan, 1.0), np.full(N_OPS, -1.0), np.full(N_OPS, np.inf), np.zeros(N_OPS)])
+def test_a_prior_that_is_none_is_an_error_and_no_empty_search(prior):
+    with pytest.raises(ValueError, match='finite, nowhere negative'): Search(load_task('arc1/training/1f85a75f'), prior)
+
+
+def test_a_prior_may_say_nothing_of_a_type():
+    "Where it has no share for the operations that accept a type, these are equally likely."
+    prior = np.zeros(N_OPS)
+    prior[OP_BY_NAME['trim'].number] = 1
+    search = Search(load_task('arc1/training/1f85a75f'), prior)
+    search.run(5_000)
+    assert search.tested == 5_000

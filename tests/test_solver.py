@@ -18,7 +18,7 @@ from arc_jepa.solve.objectwise import SEGMENTATIONS, objectwise, part_task
 from arc_jepa.solve.search import Candidate, Search
 from arc_jepa.solve.solver import ENGINES, rank_answers, solve, warm_up
 from arc_jepa.solve.stacking import stacks
-from arc_jepa.solve.views import VIEWS, seen, unseen
+from arc_jepa.solve.views import VIEWS, apply_view, undo_view
 from arc_jepa.solve.windows import windows
 from children import ENVIRONMENT
 
@@ -54,12 +54,12 @@ def check(candidate, task):
 def test_candidates_do_by_the_executor_what_they_say(name):
     task = task_of(name)
     for view in VIEWS.values():
-        made = seen(view, task)
+        made = apply_view(view, task)
         if made is None: continue
         search = searched(made)
         inside = [*search.candidates, *windows(search), *stacks(search), *objectwise(made, programs=6_000)[0]]
         for candidate in inside: check(candidate, made)
-        for candidate in filter(None, (unseen(view, c, task) for c in inside)): check(candidate, task)
+        for candidate in filter(None, (undo_view(view, c, task) for c in inside)): check(candidate, task)
 
 
 @pytest.mark.parametrize('what, name', [(what, name) for what, names in FOUND_BY.items() for name in names])
@@ -79,13 +79,13 @@ def test_the_way_back_from_a_view_is_exact(grid, colours, name):
     view, output = VIEWS[name], np.array(colours, np.uint8)[grid][::-1, ::-1]
     task = Task('', (Pair(grid, output),), (Pair(grid),))
     others = Pair([[1, 1, 2]], [[0]]), Pair([[2, 2, 1]], [[0]])         # in one pair alone there would be nothing new to see
-    made = seen(view, Task('', task.demonstrations + others, task.tests)).demonstrations[0]
+    made = apply_view(view, Task('', task.demonstrations + others, task.tests)).demonstrations[0]
     turned, images = run_program('rotate_180', made.input), np.arange(10)
     images[turned] = made.output
     assert np.array_equal(images[turned], made.output), 'one colour each'
     exchange = Program((Step(OP_BY_NAME['map_colours'], (sum(int(c) << 4 * k for k, c in enumerate(images)),)),))
     rule = parse('rotate_180') + (exchange if (images != np.arange(10)).any() else Program(()))
-    found = unseen(view, Candidate(rule, 1.0, (), 0), task)
+    found = undo_view(view, Candidate(rule, 1.0, (), 0), task)
     assert reproduces(found.program, task) and np.array_equal(found.answers[0], output)
     assert np.array_equal(run_program(parse(view.before) + parse(view.after), grid), grid)
 
@@ -150,7 +150,7 @@ for name in sys.argv[1:]:
 def test_every_small_number_of_programs_is_kept_and_comes_to_an_end():
     "In a process of its own: what went on for ever would hang there. The shares of the views and of the part tasks are fractions of a program here."
     task = task_of(MANY_VIEWS_AND_PARTS)
-    assert all(seen(view, task) for view in VIEWS.values()) and any(part_task(s, task) for s in SEGMENTATIONS)
+    assert all(apply_view(view, task) for view in VIEWS.values()) and any(part_task(s, task) for s in SEGMENTATIONS)
     warm_up()
     done = subprocess.run([sys.executable, '-c', SMALL_LIMITS, MANY_VIEWS_AND_PARTS, '05f2a901', 'c9f8e694'], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -200,3 +200,50 @@ def test_objects_have_a_limit_in_seconds_too():
     before = time.thread_time()
     tested = objectwise(task, programs=10_000_000, seconds=0.2)[1]
     assert time.thread_time() - before < 0.35 and 1_000 < tested < 10_000_000
+
+
+FIRST_GUIDANCE = """
+import json, time
+from arc_jepa.datasets import load_task
+from arc_jepa.solve.solver import solve, warm_up
+warm_up()
+solution = solve(load_task('arc1/training/97a05b5b'), budget=0.5, guidance='frequency')
+print(json.dumps([solution.programs_tested, solution.seconds]))
+"""
+
+
+def test_what_all_tasks_share_is_on_nobodys_clock():
+    "The first frequencies of a process take longer than this budget."
+    done = subprocess.run([sys.executable, '-c', FIRST_GUIDANCE], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tested, seconds = json.loads(done.stdout)
+    assert tested > 10_000 and seconds <= 0.6, (tested, seconds)
+
+
+@pytest.mark.parametrize('limits', [dict(max_nodes=0), dict(max_nodes=-5), dict(budget=-1), dict(budget=float('nan')), dict(budget=0)])
+def test_limits_that_leave_nothing_to_do_are_mistakes(limits):
+    with pytest.raises(ValueError, match='limits are seconds above 0 and at least one program'): solve(task_of('c9f8e694'), **limits)
+
+
+def test_engines_do_not_look_at_test_outputs():
+    "Each by itself, as `solve` takes them away before anything looks."
+    task = load_task(f'arc1/training/{MANY_VIEWS_AND_PARTS}')
+    noise = Task(task.id, task.demonstrations, tuple(Pair(p.input, np.full((3, 3), 7, np.uint8)) for p in task.tests))
+
+    def everything(given):
+        found = []
+        for view in VIEWS.values():
+            made = apply_view(view, given)
+            search = searched(made)
+            inside = [*search.candidates, *windows(search), *stacks(search), *objectwise(made, programs=6_000)[0]]
+            found += [(str(c.program), c.bits, c.missed, c.wrong, [a.tolist() for a in c.answers]) for c in inside]
+        return found
+    assert everything(task) == everything(noise) == everything(task.hide_test_outputs()) != []
+
+
+def test_the_right_attempt_is_the_one_with_the_credit():
+    "Of this task's two programs that fit, the second is right."
+    task = load_task('arc1/training/c3f564a4')
+    solution = solve(task, max_nodes=20_000)
+    assert not solution.solves(task, 1) and solution.right_attempt(task) == 1 and len(solution.engines) == 2
+    assert solve(task_of('c3f564a4'), max_nodes=500).right_attempt(Task('', task.demonstrations, (Pair(task.tests[0].input, np.zeros((1, 1), np.uint8)),))) is None

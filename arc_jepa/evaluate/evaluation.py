@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
+from ..compiled import source_stamp
 from ..config import read_json_lines, write_atomic
 from ..grid import N_COLOURS, Pair, Task
-from ..dsl.ops import op_table_hash
 from ..dsl.program import Failure, as_program, run_value
 from ..generate.generator import sample_batch
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..dsl.types import VALUE_BYTES, value_bytes
 from ..progress import ticking
+from ..solve import solver
 from ..solve.guidance import Guidance
 from ..solve.solver import ENGINES, Solution, solve, warm_up
 from ..statistics import as_number, geometric_ratio, wilson_interval
 
 # %% auto #0
-__all__ = ['LONGEST_SIDE', 'behaviour', 'known_behaviours', 'novelty_rate', 'leave_one_out_distances', 'distance_statistics',
+__all__ = ['LONGEST_SIDE', 'behaviour', 'known_behaviours', 'new_behaviours', 'leave_one_out_distances', 'distance_statistics',
            'first_fits', 'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks', 'evaluate', 'likely_size',
            'guessed_answers', 'submission']
 
@@ -58,10 +59,9 @@ def known_behaviours() -> frozenset:
     programs = sample_batch(None, 1_000_000, 1, 6000).programs
     return frozenset(behaviour(program) for program in np.unique(programs.reshape(len(programs), -1), axis=0).reshape(-1, *programs.shape[1:]))
 
-def novelty_rate(solutions: Sequence[Solution]) -> float:
-    "New behaviours among the programs of `solutions`, each counted once, as a share of their number. Give it solved tasks: a wrong program is no discovery."
-    found = {behaviour(s.program) for s in solutions if s.program} - {None}
-    return len(found - known_behaviours()) / max(len(solutions), 1)
+def new_behaviours(programs: Sequence[str]) -> int:
+    "How many new behaviours there are among `programs`, each counted once. Give it programs whose answers are right: a wrong one is no discovery."
+    return len({behaviour(program) for program in programs} - {None} - known_behaviours())
 
 # %% ../../nbs/50_evaluation.ipynb #500011
 def leave_one_out_distances(jepa, tasks: Sequence[Task]) -> np.ndarray:
@@ -139,15 +139,19 @@ def _right_size(task: Task, solution: Solution) -> bool:
 
 def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior_seconds: float) -> dict:
     flags, sure = [bool(s.solves(t)) for t, s in zip(tasks, solutions)], [not s.guess for s in solutions]
-    solved, first, right = sum(flags), sum(bool(s.solves(t, 1)) for t, s in zip(tasks, solutions)), sum(np.logical_and(flags, sure).tolist())
+    solved, first, stood = sum(flags), sum(bool(s.solves(t, 1)) for t, s in zip(tasks, solutions)), sum(np.logical_and(flags, sure).tolist())
+    right = [(k, s) for t, s in zip(tasks, solutions) if (k := s.right_attempt(t)) is not None]         # whose program is right: attempts that are right for one test each have none
     items = sum(len(t.tests) for t in tasks)
     return {'success_rate': solved / len(tasks), 'success_interval': wilson_interval(solved, len(tasks)), 'solved_count': solved, 'solved_one_attempt': first,
-            'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': novelty_rate([s for t, s in zip(tasks, solutions) if s.solves(t)]) * solved / len(tasks), 'cpu_s_per_item': (sum(s.seconds for s in solutions) + prior_seconds) / items, 'prior_s_per_item': prior_seconds / items,
-            'full_fits': sum(sure), 'full_fit_precision': right / sum(sure) if any(sure) else None, 'size_accuracy': float(np.mean([_right_size(t, s) for t, s in zip(tasks, solutions)])),
-            'solved_by': {engine: sum(f for f, s in zip(flags, solutions) if s.engine == engine) for engine in ENGINES}, 'prior': prior}
+            'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': new_behaviours([s.programs[k] for k, s in right]) / len(tasks), 'cpu_s_per_item': (sum(s.seconds for s in solutions) + prior_seconds) / items, 'prior_s_per_item': prior_seconds / items,
+            'full_fits': sum(sure), 'full_fit_precision': stood / sum(sure) if any(sure) else None, 'size_accuracy': float(np.mean([_right_size(t, s) for t, s in zip(tasks, solutions)])),
+            'solved_by': {engine: sum(s.engines[k] == engine for k, s in right) for engine in ENGINES}, 'prior': prior}
+
+@lru_cache(maxsize=1)
+def _solver_stamp() -> str: return source_stamp(Path(solver.__file__))
 
 class Journal:
-    "Solutions that were found, a line each in a JSON-lines file, so that an evaluation goes on after a kill; None keeps nothing. A solution is found again by the task's content, the prior, the budget and the operations."
+    "Solutions that were found, a line each in a JSON-lines file, so that an evaluation goes on after a kill; None keeps nothing. A solution is found again by the task's content, the prior, the budget, and all code that the solver is made of."
     def __init__(self, path: Path | str | None):
         self.path, self.lock = path and Path(path), threading.Lock()
         rows = read_json_lines(self.path)[0] if self.path and self.path.is_file() else []
@@ -158,7 +162,7 @@ class Journal:
         "From the file, or found now and written there."
         if not self.path: return solve(task, budget, max_nodes, guidance, prior)
         weights = b'' if prior is None else np.ascontiguousarray(prior, float).tobytes()       # None, the uniform prior, as an array would be an address, another one in each process
-        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, op_table_hash()], sort_keys=True).encode() + weights).hexdigest()
+        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, _solver_stamp()], sort_keys=True).encode() + weights).hexdigest()
         if key not in self.found:
             solution = solve(task, budget, max_nodes, guidance, prior)
             with self.lock, open(self.path, 'a', encoding='utf8') as file: file.write(json.dumps(dict(key=key, solution=solution.to_json())) + '\n')
@@ -179,8 +183,11 @@ def solve_tasks(tasks: Sequence[Task], source=None, max_nodes: int | None = 20_0
     "The solutions of `tasks` in their order under one source of priors (see `Guidance`), and the CPU seconds that the priors took. Nothing is judged, so test outputs may be hidden. `words` stand before the progress bar."
     from tqdm import tqdm
     with ticking('loading compiled code', progress, leave=False): warm_up()            # compiled once, before threads ask for it
-    guidance, start = Guidance(source), time.process_time()
-    with ticking(f'{words}: a prior for each task', progress, leave=False): priors = guidance.priors([t.hide_test_outputs() for t in tasks])
+    guidance = Guidance(source)
+    with ticking(f'{words}: a prior for each task', progress, leave=False):
+        guidance.warm_up()
+        start = time.process_time()
+        priors = guidance.priors([t.hide_test_outputs() for t in tasks])
     prior_seconds = time.process_time() - start
     with tqdm(total=len(tasks), desc=words, unit='task', disable=not progress) as bar:
         return _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar, Journal(journal)), prior_seconds

@@ -38,6 +38,10 @@ class Guidance:
         if isinstance(self.source, str): return self.source
         return 'jepa' if self.source.trained else 'jepa (untrained)'
 
+    def warm_up(self) -> None:
+        "Compute once what all tasks share, so that it is on nobody's clock."
+        if self.source == 'frequency': operation_frequencies()
+
     def priors(self, tasks: Sequence[Task]) -> list[np.ndarray | None]:
         "One prior a task (float[N_OPS], None for uniform), from the demonstrations alone, in batches."
         if self.source is None: return [None] * len(tasks)

@@ -75,13 +75,15 @@ def instruction_costs(instructions: Instructions, prior: np.ndarray | None, floo
     `prior` float[N_OPS]: probability of each operation for this task (any positive scale); None is uniform."""
     prior = np.ones(N_OPS) if prior is None else np.asarray(prior, float)
     if prior.shape != (N_OPS,): raise ValueError(f'a prior has one entry an operation number: {N_OPS}, not {prior.shape}')
+    if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0): raise ValueError(f'a prior is finite, nowhere negative and somewhere above 0; this one goes from {prior.min()} to {prior.max()}')
     costs = np.full((len(Type) + 1, len(instructions.op)), -1, np.int64)
     usable = set(instructions.op.tolist())
     for kind in Type:
         ops = np.array([op.number for op in OPS if kind in op.takes and op.number in usable], np.int64)
         if not len(ops): continue                   # an all-black task has no colour to make a bar of
         p = np.zeros(N_OPS)
-        p[ops] = (1 - floor) * prior[ops] / max(prior[ops].sum(), 1e-12) + floor / len(ops)
+        total = prior[ops].sum()
+        p[ops] = (1 - floor) * (prior[ops] / total if total else 1 / len(ops)) + floor / len(ops)
         fits = np.isin(instructions.op, ops)
         costs[kind, fits] = np.clip(np.round(UNITS_PER_BIT * (instructions.choices[fits] - np.log2(p[instructions.op[fits]]))), 1, MAX_COST)
     return costs
@@ -273,7 +275,7 @@ def _unpredicted(grids: list[np.ndarray], images: np.ndarray) -> int:
 
 # %% ../../nbs/40_search.ipynb #400039
 class Search:
-    """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far, cheapest first.
+    """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found: that of their bits, but for those that end with a colour map.
 
     Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
     def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):

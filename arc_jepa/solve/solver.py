@@ -16,7 +16,7 @@ from .guidance import Guidance
 from .objectwise import PIECE, objectwise
 from .search import Candidate, Search
 from .stacking import stacks
-from .views import VIEWS, seen, unseen
+from .views import VIEWS, apply_view, undo_view
 from .windows import windows
 
 # %% auto #0
@@ -58,6 +58,7 @@ class Solution:
     found_after: int | None                      # programs tested when the search found its first fit
     states: int                                  # distinct joint states kept, in all views
     engine: str                                  # what found the program, one of `ENGINES`
+    engines: tuple[str, ...]                     # one for each attempt
     prior: str                                   # name of the search's prior
     seconds: float                               # CPU seconds of this thread
     fits: int                                    # programs that fitted all demonstrations
@@ -67,23 +68,27 @@ class Solution:
         if any(pair.output is None for pair in task.tests): return None
         return len(self.attempts) == len(task.tests) and all(any(np.array_equal(a, pair.output) for a in tried[:attempts]) for tried, pair in zip(self.attempts, task.tests))
 
+    def right_attempt(self, task: Task) -> int | None:
+        "Number of the attempt that is right for all tests of `task`, from 0; None if none is."
+        return next((k for k in range(len(self.programs)) if all(np.array_equal(tried[k], pair.output) for tried, pair in zip(self.attempts, task.tests))), None)
+
     def to_json(self) -> dict:
         "Plain lists and numbers."
         return {'task_id': self.task_id, 'program': self.program, 'programs': list(self.programs), 'attempts': [[a.tolist() for a in tried] for tried in self.attempts], 'bits': self.bits,
-                'pairs_fitted': self.pairs_fitted, 'guess': self.guess, 'programs_tested': self.programs_tested, 'found_after': self.found_after, 'states': self.states, 'engine': self.engine, 'prior': self.prior,
+                'pairs_fitted': self.pairs_fitted, 'guess': self.guess, 'programs_tested': self.programs_tested, 'found_after': self.found_after, 'states': self.states, 'engine': self.engine, 'engines': list(self.engines), 'prior': self.prior,
                 'seconds': round(self.seconds, 4), 'fits': self.fits}
 
     @classmethod
     def from_json(cls, plain: dict) -> Solution:
         "What `to_json` made. Raises KeyError, TypeError or ValueError for anything else."
-        return cls(**plain | dict(programs=tuple(plain['programs']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
+        return cls(**plain | dict(programs=tuple(plain['programs']), engines=tuple(plain['engines']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
 
 # %% ../../nbs/46_solver.ipynb #440010
 ENGINES = 'search', 'stacking', 'windows', 'objectwise'
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
-PLAIN_SHARE = 0.8            # of the budget, for the task as it is; with half of it 176 instead of 185 training tasks are solved by 20,000 programs, and as many by half a second
+PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
 class _Clock:
@@ -109,6 +114,7 @@ class _Account:
         if fits and self.found_after is None: self.found_after = self.tested + fits[0].tested
         self.candidates, self.tested, self.states = self.candidates + candidates, self.tested + work.tested, self.states + work.search.states
 
+# %% ../../nbs/46_solver.ipynb #440031
 class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
@@ -150,15 +156,17 @@ class _Work:
             if _trusted(self.looked_up + self.mapped): return
         if not _trusted(self.candidates) and search.tested > self.looked_at: self.look()
 
+# %% ../../nbs/46_solver.ipynb #440033
 def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, engines: Sequence[str], views: Sequence[str]) -> _Account:
     "The engines at work on one view after the other, until something fits that can be trusted. The memory of one is given back before the next begins."
-    visible = [(VIEWS[name], made) for name in views if (made := seen(VIEWS[name], task)) is not None]
+    visible = [(VIEWS[name], made) for name in views if (made := apply_view(VIEWS[name], task)) is not None]
     account = _Account()
     for k, (view, made) in enumerate(visible):
+        if limit - account.tested < 1: break
         share = PLAIN_SHARE if k == 0 and len(visible) > 1 else 1 / (len(visible) - k)
         work = _Work(made, prior, engines, clock, clock.seconds + share * clock.left, np.ceil(share * (limit - account.tested)))
         work.run()
-        account.add(work, [c for c in (unseen(view, c, task) for c in work.candidates) if c])
+        account.add(work, [c for c in (undo_view(view, c, task) for c in work.candidates) if c])
         if _trusted(account.candidates): break
     return account
 
@@ -168,12 +176,14 @@ def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None,
     `guidance`: a `Jepa`, 'frequency', or None for the uniform prior. `prior` (float[N_OPS]) overrides it where priors were computed for many tasks at once; `guidance` then only names it. `engines` and `views`: ('search',) and ('plain',) leave out all others.
     Raises ValueError for a task without demonstrations, without any limit or with an engine or a view that there is not."""
     if budget is None and max_nodes is None: raise ValueError('solve needs a limit: budget (seconds), max_nodes (programs), or both')
+    if budget is not None and not budget > 0 or max_nodes is not None and not max_nodes >= 1: raise ValueError(f'limits are seconds above 0 and at least one program, not budget={budget} and max_nodes={max_nodes}')
     if not task.demonstrations or not task.tests: raise ValueError(f'task {task.id}: needs at least one demonstration and one test input, has {len(task.demonstrations)} and {len(task.tests)}')
     for chosen, first, known, word in ((engines, 'search', ENGINES, 'engines'), (views, 'plain', VIEWS, 'views')):
         if first not in chosen or set(chosen) - set(known): raise ValueError(f'{word} are {", ".join(known)}, the first of them always; not {", ".join(chosen) or "none"}')
-    warm_up()
-    clock, task = _Clock(budget), task.hide_test_outputs()
     source = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    warm_up()
+    source.warm_up()
+    clock, task = _Clock(budget), task.hide_test_outputs()
     account = _explore(task, source.priors([task])[0] if prior is None else prior, clock, np.inf if max_nodes is None else max_nodes, engines, views)
     return _solution(task, account, source.name, clock)
 
@@ -184,4 +194,4 @@ def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solut
     fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
     return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
                     first.bits if first else None, fitted, first is None or first.missed > 0 or first.wrong > 0, account.tested, account.found_after, account.states,
-                    first.engine if first else 'none', prior, clock.seconds, sum(not c.wrong for c in account.candidates))
+                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates))

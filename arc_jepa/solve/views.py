@@ -12,7 +12,7 @@ from ..dsl.program import Program, parse, reproduces, run_on_task, run_program
 from .search import Candidate
 
 # %% auto #0
-__all__ = ['VIEWS', 'View', 'seen', 'unseen']
+__all__ = ['VIEWS', 'View', 'apply_view', 'undo_view']
 
 # %% ../../nbs/44_views.ipynb #440106
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def _seen_pair(view: View, pair: Pair, seen_input: np.ndarray) -> Pair:
     if view.name == 'transposed': return Pair(seen_input, None if pair.output is None else run_program(view.before, pair.output))
     return Pair(seen_input, None if pair.output is None else _ranks(pair.input, seen_input)[pair.output])
 
-def seen(view: View, task: Task) -> Task | None:
+def apply_view(view: View, task: Task) -> Task | None:
     "The task as it is seen; None where there is nothing new to see, because each colour has the same rank in all inputs."
     if view.name == 'plain': return task
     pairs, inputs = task.demonstrations + task.tests, run_on_task(view.before, task)
@@ -44,7 +44,7 @@ def seen(view: View, task: Task) -> Task | None:
     return Task(task.id, made[:len(task.demonstrations)], made[len(task.demonstrations):])
 
 # %% ../../nbs/44_views.ipynb #440111
-def unseen(view: View, candidate: Candidate, task: Task) -> Candidate | None:
+def undo_view(view: View, candidate: Candidate, task: Task) -> Candidate | None:
     "What `candidate`, found in a view of `task`, says about the task itself; None if it does not hold there."
     if view.name == 'plain': return candidate
     before, after, seen_program = parse(view.before), parse(view.after), candidate.program

@@ -108,8 +108,9 @@ def windows(search: Search) -> list[Candidate]:
     costs, found = search.state_bits(), {}
     bits = costs[state_of[pairs[:, 0]]] + costs[pairs[:, 1]] + CROP_BITS
     for i in np.argsort(bits, kind='stable')[:MAX_TRIED].tolist():
+        if len(found) == MAX_ANSWERS: break
         program = _through(search.program(int(state_of[pairs[i, 0]])), search.program(int(pairs[i, 1])))
         answers = run_on_task(program, task)[goal.n_demonstrations:]
-        if len(found) < MAX_ANSWERS and all(isinstance(a, np.ndarray) for a in answers):
+        if all(isinstance(a, np.ndarray) for a in answers):
             found.setdefault(tuple((a.shape, a.tobytes()) for a in answers), Candidate(program, float(bits[i]), tuple(answers), search.tested, 'windows', 0 if worth_saying(bits[i], task) else goal.n_demonstrations))
     return list(found.values())
