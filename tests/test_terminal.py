@@ -70,7 +70,7 @@ def test_a_study_says_what_its_run_is_at(tmp_path):
     pytest.importorskip('optuna')
     found, said = on_a_terminal([*COMMAND, 'tune', '--config', 'jepa_tiny', '--output', str(tmp_path), '--trials', '2', '--seconds', '1.5', '--questions', '8', '--key', 'optimizer.lr', 'training.batch_size=8'], 24, 160)
     assert found == 0
-    places = [said.find(words) for words in ('the config as it is, its steps are timed', 'the config as it is, step ', 'run 1 of 2, its steps are timed', 'run 1 of 2, step ', 'run 2 of 2, asked 8 questions')]
+    places = [said.find(words) for words in ('the config as it is, step ', 'run 1 of 2, step ', 'run 2 of 2, asked 8 questions')]         # what takes a moment only may never be drawn
     assert -1 not in places and places == sorted(places), said
     assert re.search(r'best cf32 \d\.\d{3}, run 2 of 2, step \d+ of \d+, loss', said), said
 

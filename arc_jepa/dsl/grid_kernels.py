@@ -957,7 +957,7 @@ def keep_where(source, other, target, work, a, b):
         if other[HEADER + i] != a: target[HEADER + i] = 0
     return OK
 
-# %% ../../nbs/11_grid_kernels.ipynb #110112
+# %% ../../nbs/11_grid_kernels.ipynb #110119
 @jit
 def _first_cell(source, colour):
     i = 0

@@ -168,6 +168,7 @@ def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, 
         work.run()
         account.add(work, [c for c in (undo_view(view, c, task) for c in work.candidates) if c])
         if _trusted(account.candidates): break
+        del work                    # its states are given back before the next view takes as much
     return account
 
 def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None, engines: Sequence[str] = ENGINES, views: Sequence[str] = tuple(VIEWS)) -> Solution:
