@@ -129,6 +129,7 @@ class Report:
             if pair['ratio']: lines.append(f'  programs to the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}), geometric mean over {pair["tasks"]} tasks that both fit')
         return '\n'.join(lines)
 
+# %% ../../nbs/50_evaluation.ipynb #500041
 def _row(task: Task, solution: Solution) -> dict:
     return {'solved': solution.solves(task), 'solved_first': solution.solves(task, 1), 'program': solution.program, 'programs': list(solution.programs), 'bits': solution.bits, 'engine': solution.engine, 'guess': solution.guess,
             'programs_tested': solution.programs_tested, 'found_after': solution.found_after, 'seconds': round(solution.seconds, 4), 'attempts': [[a.tolist() for a in tried] for tried in solution.attempts]}
@@ -147,6 +148,7 @@ def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior
             'full_fits': sum(sure), 'full_fit_precision': stood / sum(sure) if any(sure) else None, 'size_accuracy': float(np.mean([_right_size(t, s) for t, s in zip(tasks, solutions)])),
             'solved_by': {engine: sum(s.engines[k] == engine for k, s in right) for engine in ENGINES}, 'prior': prior}
 
+# %% ../../nbs/50_evaluation.ipynb #500043
 @lru_cache(maxsize=1)
 def _solver_stamp() -> str: return source_stamp(Path(solver.__file__))
 
@@ -169,6 +171,7 @@ class Journal:
             return solution
         return Solution.from_json(self.found[key])
 
+# %% ../../nbs/50_evaluation.ipynb #500044
 def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar, journal: Journal) -> list[Solution]:
     "Solutions in the order of the tasks; an interruption drops what has not begun instead of waiting for it."
     def one(task, prior):

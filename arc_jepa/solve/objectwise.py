@@ -13,7 +13,7 @@ from ..dsl.program import Program, Step, parse, reproduces, run_on_task, run_pro
 from .search import Candidate, Search
 
 # %% auto #0
-__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'MAX_BODIES', 'PIECE', 'part_task', 'objectwise']
+__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'MAX_BODIES', 'part_task', 'objectwise']
 
 # %% ../../nbs/43_objectwise.ipynb #430107
 SEGMENTATIONS = tuple(map(parse, ('objects8', 'objects4', 'shapes8', 'shapes4', 'colours', 'regions', 'each_line(rows)', 'each_line(columns)', 'split_at_lines(rows)', 'split_at_lines(columns)', 'blocks(2)', 'blocks(3)')))
@@ -46,7 +46,6 @@ def part_task(segmentation: Program, task: Task) -> Task | None:
 # %% ../../nbs/43_objectwise.ipynb #430110
 MAP_BITS = float(np.log2(N_OPS) + np.log2(len(SEGMENTATIONS)))       # the step that maps, and what it maps over
 MAX_BODIES = 4
-PIECE = 2_000                # programs between two looks at the clock, some ten milliseconds
 
 def _mapped(segmentation: Program, body: Candidate, task: Task, tested: int) -> Candidate | None:
     "The candidate for the whole task, if it gives all demonstrations."
@@ -54,11 +53,6 @@ def _mapped(segmentation: Program, body: Candidate, task: Task, tested: int) -> 
     if not reproduces(program, task): return None
     answers = run_on_task(program, task)[len(task.demonstrations):]
     return Candidate(program, MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', body.missed) if all(isinstance(a, np.ndarray) for a in answers) else None
-
-def _search_within(search: Search, programs: int, seconds: float) -> None:
-    "Test up to `programs` programs, for at most so many CPU seconds of this thread."
-    end = time.thread_time() + seconds
-    while search.tested < programs and time.thread_time() < end and search.run(min(PIECE, programs - search.tested)): pass
 
 def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_000, seconds: float = np.inf) -> tuple[list[Candidate], int]:
     "Programs `objects | map(body)` that give all demonstrations, and how many bodies were tested: at most `programs`, for at most `seconds` of CPU time, shared evenly by the different part tasks."
@@ -70,7 +64,7 @@ def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_0
     found, tested = [], 0
     for k, (segmentation, made) in enumerate(part_tasks.values()):
         search = Search(made, prior, max_bytes=64 << 20, max_states=100_000)
-        _search_within(search, programs // len(part_tasks), (end - time.thread_time()) / (len(part_tasks) - k))
+        search.run_for(programs // len(part_tasks), (end - time.thread_time()) / (len(part_tasks) - k))
         tested += search.tested
         found += [c for c in (_mapped(segmentation, body, task, tested) for body in search.candidates[:MAX_BODIES]) if c]
     return found, tested

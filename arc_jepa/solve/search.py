@@ -4,6 +4,7 @@
 
 # %% ../../nbs/40_search.ipynb #400003
 from __future__ import annotations
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_gr
 
 # %% auto #0
 __all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED',
-           'STATES', 'USED', 'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'Instructions', 'instructions_for',
+           'STATES', 'USED', 'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'CHUNK', 'Instructions', 'instructions_for',
            'instruction_costs', 'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search', 'warm_up']
 
 # %% ../../nbs/40_search.ipynb #400005
@@ -258,13 +259,15 @@ def _add_costs(memory, costs, units):
 
 @dataclass(frozen=True)
 class Candidate:
-    "A program for a task: its cost in bits, the answers (one grid a test input) and how many programs had been tested when it was found. What the search finds fits all demonstrations; other engines say what speaks against theirs."
+    """A program for a task: its cost in bits, the answers (one grid a test input) and how many programs had been tested when it was found.
+
+    What the search finds fits all demonstrations; other engines say what speaks against theirs. `missed` counts pairs that are not predicted from the others: demonstrations, or the objects of a part task."""
     program: Program
     bits: float
     answers: tuple[np.ndarray, ...]
     tested: int
     engine: str = 'search'
-    missed: int = 0          # demonstrations that are not predicted when they are left out
+    missed: int = 0          # 0: nothing speaks against it
     wrong: int = 0           # cells of the demonstrations' outputs that it has wrong
 
 # %% ../../nbs/40_search.ipynb #400042
@@ -274,6 +277,8 @@ def _unpredicted(grids: list[np.ndarray], images: np.ndarray) -> int:
     return sum(bool(here - set().union(*seen[:k], *seen[k + 1:])) for k, here in enumerate(seen))
 
 # %% ../../nbs/40_search.ipynb #400039
+CHUNK = 2_000            # programs between two looks at the clock, some ten milliseconds
+
 class Search:
     """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found: that of their bits, but for those that end with a colour map.
 
@@ -305,6 +310,12 @@ class Search:
         for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
         self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
         return not self.exhausted
+
+    def run_for(self, programs: int, seconds: float) -> bool:
+        "Test up to `programs` programs more, for about `seconds` of CPU time of this thread; returns whether the search can go on."
+        last, end, going_on = self.tested + programs, time.thread_time() + seconds, not self.exhausted
+        while going_on and self.tested < last and time.thread_time() < end: going_on = self.run(min(CHUNK, last - self.tested))
+        return going_on
 
     def state_bits(self) -> np.ndarray:
         "float[states]: cost of each state in bits."

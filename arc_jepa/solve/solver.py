@@ -13,8 +13,8 @@ import numpy as np
 from ..grid import Pair, Task
 from ..dsl.program import run_program
 from .guidance import Guidance
-from .objectwise import PIECE, objectwise
-from .search import Candidate, Search
+from .objectwise import objectwise
+from .search import CHUNK, Candidate, Search
 from .stacking import stacks
 from .views import VIEWS, apply_view, undo_view
 from .windows import windows
@@ -119,12 +119,12 @@ class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
         self.engines, self.clock, self.until, self.limit = engines, clock, until, limit
-        self.search, self.looked_up, self.mapped, self.looked_at, self.inside = Search(task, prior), [], [], -1, 0
+        self.search, self.looked_up, self.mapped, self.looked_at, self.bodies = Search(task, prior), [], [], -1, 0
 
     @property
     def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.mapped if not _trusted(self.search.candidates) else [])
     @property
-    def tested(self) -> int: return self.search.tested + self.inside
+    def tested(self) -> int: return self.search.tested + self.bodies
 
     def look(self) -> float:
         "Let the other engines look at what there is; returns the seconds that it took."
@@ -133,9 +133,9 @@ class _Work:
         if 'windows' in self.engines: self.looked_up += windows(search)
         if 'stacking' in self.engines: self.looked_up += stacks(search)
         programs = int(min(search.tested, self.limit - self.tested))
-        if 'objectwise' in self.engines and programs > self.inside and self.clock.seconds < self.until:          # fewer than last time would find less
+        if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
             self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
-            self.inside += tested
+            self.bodies += tested
         return self.clock.seconds - before
 
     def patient_enough(self) -> bool:
@@ -144,13 +144,13 @@ class _Work:
 
     def run(self) -> None:
         "Search, with looks in between, until something fits or the limits are met."
-        search, look_at, piece, last_look, going_on = self.search, min(FIRST_LOOK, FIRST_SHARE * self.limit), 0.0, 0.02, True        # seconds of a piece, and those kept for the last look
-        first_look = look_at
-        while going_on and self.tested < self.limit and self.clock.seconds + piece + last_look < self.until and not self.patient_enough():
+        search, first_look, going_on = self.search, min(FIRST_LOOK, FIRST_SHARE * self.limit), True
+        look_at, chunk, last_look = first_look, 0.0, 0.02                  # seconds of a chunk, and those kept for the last look
+        while going_on and self.tested < self.limit and self.clock.seconds + chunk + last_look < self.until and not self.patient_enough():
             before = self.clock.seconds
-            going_on = search.run(int(min(PIECE, self.limit - self.tested)))
-            piece = self.clock.seconds - before
-            if look_at == first_look: last_look += LOOK_SECONDS * piece
+            going_on = search.run(int(min(CHUNK, self.limit - self.tested)))
+            chunk = self.clock.seconds - before
+            if look_at == first_look: last_look += LOOK_SECONDS * chunk
             if _trusted(search.candidates) or search.tested < look_at: continue
             look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
             if _trusted(self.looked_up + self.mapped): return

@@ -23,6 +23,9 @@ class View:
     after: str
     bits: float
 
+    @property
+    def of_colours(self) -> bool: return self.before.startswith('rank_colours')
+
 VIEWS = {view.name: view for view in (View('plain', 'input', 'input', 0), View('ranks', 'rank_colours', 'unrank_colours(black, input)', 4), View('all_ranks', 'rank_colours(common)', 'unrank_colours(common, input)', 4), View('transposed', 'transpose', 'transpose', 2))}
 
 def _ranks(grid: np.ndarray, ranked: np.ndarray) -> np.ndarray:
@@ -32,14 +35,15 @@ def _ranks(grid: np.ndarray, ranked: np.ndarray) -> np.ndarray:
     return ranks
 
 def _seen_pair(view: View, pair: Pair, seen_input: np.ndarray) -> Pair:
-    if view.name == 'transposed': return Pair(seen_input, None if pair.output is None else run_program(view.before, pair.output))
-    return Pair(seen_input, None if pair.output is None else _ranks(pair.input, seen_input)[pair.output])
+    "The pair with its output in the view: in the ranks that the input has, or turned over as the input is."
+    if pair.output is None: return Pair(seen_input)
+    return Pair(seen_input, _ranks(pair.input, seen_input)[pair.output] if view.of_colours else run_program(view.before, pair.output))
 
 def apply_view(view: View, task: Task) -> Task | None:
     "The task as it is seen; None where there is nothing new to see, because each colour has the same rank in all inputs."
     if view.name == 'plain': return task
     pairs, inputs = task.demonstrations + task.tests, run_on_task(view.before, task)
-    if view.name != 'transposed' and len({_ranks(pair.input, ranked).tobytes() for pair, ranked in zip(pairs, inputs)}) == 1: return None
+    if view.of_colours and len({_ranks(pair.input, ranked).tobytes() for pair, ranked in zip(pairs, inputs)}) == 1: return None
     made = tuple(_seen_pair(view, pair, grid) for pair, grid in zip(pairs, inputs))
     return Task(task.id, made[:len(task.demonstrations)], made[len(task.demonstrations):])
 
