@@ -23,8 +23,8 @@ from . import __version__
 # %% auto #0
 __all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'PriorName', 'NEWEST', 'runs',
            'RunDirectory', 'data', 'TasksPath', 'Prior', 'main', 'pilot', 'generate', 'triples', 'train', 'probe',
-           'runs_list', 'runs_show', 'runs_verify', 'runs_prune', 'runs_pin', 'runs_backup', 'doctor', 'notebook',
-           'tune', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'ablate', 'Benchmark', 'bench']
+           'teach', 'runs_list', 'runs_show', 'runs_verify', 'runs_prune', 'runs_pin', 'runs_backup', 'doctor',
+           'notebook', 'tune', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'ablate', 'Benchmark', 'bench']
 
 # %% ../nbs/81_commands.ipynb #810005
 # Threads of OpenMP that wait for each other spin for about a millisecond, which beside another busy process costs several times the work itself. Training computes in threads of its own
@@ -228,6 +228,21 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
             with _saying('drawing'): write_pictures(jepa, table, pictures)
         typer.echo(json.dumps(dict(trained=table['trained'], steps=table['steps'], **probe_summary(table), diagnostics=table.pop('diagnostics'), table=table)) if as_json else format_table(table))
 
+@app.command(epilog='Example: `arc-jepa teach artifacts/pilot/jepa`')
+def teach(run_dir: Annotated[Path, typer.Argument(help='Run directory of a trained JEPA.')],
+          generated: Annotated[int, typer.Option('--generated', min=100, help='Generated tasks among the lessons.')] = 40_000, as_json: AsJson = False) -> None:
+    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those of ARC-1 training with a program in the library. A minute or two; `solve` and `evaluate --jepa` use it from then on."
+    with _clear_errors():
+        with _saying():
+            from arc_jepa.jepa.models import Jepa
+            from arc_jepa.solve.recognition import format_bits, library_examples, save_recognition, teach as learn, worth_of
+            jepa = Jepa.load(run_dir)
+        examples = library_examples()
+        models = learn(jepa, examples, generated=generated)
+        save_recognition(models, run_dir)
+        with _saying('what it is worth'): worth = worth_of(jepa, models, examples)
+        typer.echo(json.dumps(dict(examples=len(examples), bits_a_step=worth)) if as_json else format_bits(worth, len(examples)))
+
 # %% ../nbs/81_commands.ipynb #runs0001
 runs = typer.Typer(no_args_is_help=True, rich_markup_mode='markdown', help='Look at what training runs left: checkpoints, which of them are whole, what may go, a copy elsewhere.')
 app.add_typer(runs, name='runs')
@@ -387,7 +402,7 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
         from arc_jepa.solve.solver import solve as search
         if max_nodes is None and budget is None: budget = 10.0
         loaded = load_task(task)
-        solution = search(loaded, budget, max_nodes, _guidance(jepa, guidance))
+        solution = search(loaded, budget, max_nodes, list(_guidance(jepa, guidance).values())[-1])
         right = solution.solves(loaded)
         if as_json: typer.echo(json.dumps({**solution.to_json(), 'solved': right}))
         else:
@@ -396,13 +411,16 @@ def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/trainin
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
     if solution.pairs_fitted < len(loaded.demonstrations): raise typer.Exit(3)
 
-def _guidance(run_dir: Path | None, prior: Prior | None):
-    "A trained JEPA, 'frequency', or None for the uniform prior."
-    if run_dir is None: return 'frequency' if prior is Prior.frequency else None
+def _guidance(run_dir: Path | None, prior: Prior | None) -> dict:
+    "What is compared, the best last: from a run directory, or the one that was asked for by name."
+    if run_dir is None: return {'frequency': 'frequency'} if prior is Prior.frequency else {'dsl_only': None}
     if prior is not None: raise ValueError(f'--jepa {run_dir} and --guidance {prior.value}: one of them guides the search, so leave the other out')
     with _saying():
         from arc_jepa.jepa.models import Jepa
-        return Jepa.load(run_dir)
+        from arc_jepa.solve.guidance import variants_of
+        from arc_jepa.solve.recognition import has_recognition, load_recognition
+        jepa = Jepa.load(run_dir)
+        return variants_of(jepa, load_recognition(run_dir, jepa) if has_recognition(run_dir) else None)
 
 def _unjudged(tasks: list, source, submission: Path, output: Path | None, journal: Path, **settings) -> tuple[dict, str]:
     "Solve tasks some of which have no test outputs, and write the submission; for programs and for people."
@@ -441,14 +459,14 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
         if max_nodes is None and budget is None: max_nodes = 20_000
         loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
         if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
-        asked, source = loaded[:limit], _guidance(jepa, guidance)
+        asked, variants = loaded[:limit], _guidance(jepa, guidance)
         if submission and (twice := [name for name, n in Counter(t.id for t in asked).items() if n > 1]): raise ValueError(f'{asked.name}: several tasks are called {twice[0]}; a submission has one entry for each, under its name')
         if submission and any(p.output is None for t in asked for p in t.tests):
-            plain, words = _unjudged(list(asked), source, submission, output, journal, max_nodes=max_nodes, budget=budget, words=asked.name)
+            plain, words = _unjudged(list(asked), list(variants.values())[-1], submission, output, journal, max_nodes=max_nodes, budget=budget, words=asked.name)
             journal.unlink(missing_ok=True)
             typer.echo(json.dumps(plain) if as_json else words)
             return
-        report = run(asked, {guidance.value: source} if source == 'frequency' else None, max_nodes=max_nodes, budget=budget, jepa=source if jepa else None, journal=journal)
+        report = run(asked, variants, max_nodes=max_nodes, budget=budget, jepa=getattr(variants.get('meta_guided'), 'jepa', variants.get('meta_guided')), journal=journal)
         report.json['dataset']['skipped'] = loaded.skipped
         if output: report.write(output)
         if submission: write_atomic(submission, json.dumps(submitted(asked, report.solutions[list(report.solutions)[-1]])))

@@ -37,6 +37,7 @@ class PilotConfig(Config):
     probe_tasks: int = Field(400, ge=8, description='synthetic questions of the retrieval table; half as many real ones')
     sets: list[str] = Field(['arc1/training', 'arc1/evaluation'], description='tasks to solve, besides the held-out synthetic ones')
     tasks_a_set: int | None = Field(None, ge=1, description='first tasks of each set only')
+    lessons: int = Field(40_000, ge=100, description='generated tasks from which guidance is taught, beside the library')
     max_nodes: int = Field(20_000, ge=100, description='programs a task and variant')
 
 # %% ../nbs/80_pilot.ipynb #800018
@@ -155,11 +156,22 @@ class PilotWork:
         write_pictures(jepa, table, self.run_dir/'pictures')
         write_atomic(self.run_dir/'retrieval.json', json.dumps(table, indent=1))
 
+    def teach(self) -> None:
+        "What is worth trying on a task, from generated tasks and the library."
+        from arc_jepa.solve.recognition import format_bits, library_examples, save_recognition, teach, worth_of
+        jepa, examples = self.jepa(), library_examples()
+        models = teach(jepa, examples, generated=self.config.lessons, progress=self.progress)
+        print(format_bits(worth_of(jepa, models, examples), len(examples)))
+        save_recognition(models, self.run_dir/'jepa')
+
     def solve(self, name: str, file: str) -> None:
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.evaluation import evaluate
+        from arc_jepa.solve.guidance import variants_of
+        from arc_jepa.solve.recognition import load_recognition
         tasks = load_tasks(self.run_dir/'data/heldout.jsonl' if name == 'synthetic' else name)
-        report = evaluate(tasks[:self.config.tasks_a_set], max_nodes=self.config.max_nodes, jepa=self.jepa(), progress=self.progress)
+        jepa = self.jepa()
+        report = evaluate(tasks[:self.config.tasks_a_set], variants_of(jepa, load_recognition(self.run_dir/'jepa', jepa)), max_nodes=self.config.max_nodes, jepa=jepa, progress=self.progress)
         report.json['tasks'] = report.json['dataset']['name'] = name
         report.write(self.run_dir/file)
         print(report)
@@ -182,11 +194,13 @@ class Pilot:
         from arc_jepa.dsl.ops import op_table_hash
         config, work = self.config, self.work
         data, training = (stage_key(config_hash(settings), op_table_hash()) for settings in (work.curriculum, work.training))
-        solving = stage_key(data, training, config.max_nodes, config.tasks_a_set)
+        taught = stage_key(training, config.lessons)
+        solving = stage_key(data, taught, config.max_nodes, config.tasks_a_set)
         stages = [Stage('compile', 'compiling what is fast (once a machine)', '', '', work.compile),
                   Stage('generate', f'generating {work.curriculum.total:,} tasks', data, 'data/summary.json', lambda: work.generate(self.record.moved_on('generate', data))),
                   Stage('train', f'training the JEPA, {work.training.steps:,} steps', training, 'jepa/metrics.json', lambda: work.train(self.record.moved_on('train', training))),
-                  Stage('probe', 'measuring what it learned', stage_key(training, config.probe_tasks), 'retrieval.json', work.probe)]
+                  Stage('probe', 'measuring what it learned', stage_key(training, config.probe_tasks), 'retrieval.json', work.probe),
+                  Stage('teach', f'teaching it what to try, {config.lessons:,} lessons and the library', taught, 'jepa/recognition_fused.json', work.teach)]
         for name in ['synthetic'] + config.sets:
             file = f'eval/{name.replace("/", "_")}.json'
             stages.append(Stage(f'solve {name}', f'solving {name} tasks', stage_key(solving, name), file, partial(work.solve, name, file)))
@@ -196,9 +210,11 @@ class Pilot:
         "What is wrong with the files of a finished stage, or None."
         from arc_jepa.datasets import load_tasks
         from arc_jepa.evaluate.retrieval import MEASURES, PICTURES
+        from arc_jepa.solve.recognition import load_recognition
         try:
             made = json.loads((self.run_dir/stage.file).read_text())
             if stage.name == 'train': self.work.jepa()
+            if stage.name == 'teach': load_recognition(self.run_dir/'jepa')
             if stage.name == 'probe':
                 lacking = [f'{stage.file} lacks {name}' for name in MEASURES if 'beyond' not in made.get(name, ())]
                 lacking += [f'{path} is not there' for name in PICTURES if not (self.run_dir/(path := f'pictures/{name}.png')).is_file()]

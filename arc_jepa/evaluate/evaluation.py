@@ -26,7 +26,7 @@ from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..dsl.types import VALUE_BYTES, value_bytes
 from ..progress import ticking
 from ..solve import solver
-from ..solve.guidance import Guidance
+from ..solve.guidance import Guidance, variants_of
 from ..solve.solver import ENGINES, Solution, solve, warm_up
 from ..statistics import as_number, geometric_ratio, wilson_interval
 
@@ -199,12 +199,12 @@ def solve_tasks(tasks: Sequence[Task], source=None, max_nodes: int | None = 20_0
 def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, max_nodes: int | None = 20_000, budget: float | None = None, jepa=None, progress: bool = True, workers: int | None = None, journal: Path | str | None = None) -> Report:
     """Solve `tasks` with each variant at the same budget (`max_nodes` programs and/or `budget` CPU seconds a task) and judge by the ARC protocol.
 
-    `variants`: name → guidance (see `Guidance`); by default `dsl_only` (uniform) and, with a `jepa`, `frequency` (the floor of guidance) and `meta_guided`. A `jepa` also gives `latent_distances`, set against what the first variant solves. `journal`: a file that takes up solutions as they are found; with one that is there already, what is in it is not searched again. Raises ValueError for no tasks or tasks without test outputs."""
+    `variants`: name → guidance (see `Guidance`); by default `variants_of(jepa)`. A `jepa` also gives `latent_distances`, set against what the first variant solves. `journal`: a file that takes up solutions as they are found; with one that is there already, what is in it is not searched again. Raises ValueError for no tasks or tasks without test outputs."""
     if not len(tasks): raise ValueError('there are no tasks to evaluate')
     tasks_list = list(tasks)
     hidden = [t.id for t in tasks_list if any(p.output is None for p in t.tests)]
     if hidden: raise ValueError(f'{len(hidden)} task(s) have no test outputs to judge by, such as {hidden[0]}; use `solve` for those, or `solve_tasks` and `submission` (evaluate --submission FILE in the shell)')
-    variants = variants or {'dsl_only': None, **({'frequency': 'frequency', 'meta_guided': jepa} if jepa is not None else {})}
+    variants = variants or variants_of(jepa)
     def saying(what): return ticking(what, progress, leave=False)
     solutions, summaries, name = {}, {}, getattr(tasks, 'name', 'tasks')
     for variant, source in variants.items():
@@ -213,7 +213,8 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
     with saying('distances between predicted and true latents'): distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)
     results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
-    paired = {f'{names[0]} / {other}': programs_to_first_fit(results, names[0], other) for other in names[1:]}
+    pairs = [(names[0], other) for other in names[1:]] + ([(names[-2], names[-1])] if len(names) > 2 else [])          # each against the first, and the last against its floor
+    paired = {f'{one} / {other}': programs_to_first_fit(results, one, other) for one, other in pairs}
     return Report({'tasks': name, 'dataset': {'name': name, 'version': getattr(tasks, 'version', None), 'content_hash': getattr(tasks, 'content_hash', None)}, 'total_tasks': len(tasks_list),
                    'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries, 'programs_to_first_fit': paired,
                    'latent_distances': {**distance_statistics(distances, [s.solves(t) for t, s in zip(tasks_list, solutions[next(iter(variants))])]), 'trained': jepa.trained} if jepa is not None else None,

@@ -491,7 +491,8 @@ def set_html(run_dir: Path, stem: str, data: dict) -> str:
     variants = [v for v, x in (data.get('variants') or {}).items() if isinstance(x, dict)]
     results = [r for r in data.get('results') or [] if isinstance(r, dict) and 'id' in r]
     parts = [_set_words(stem, data), variants_html(data)]
-    parts += [f'<p class="verdict">{escape(comparison(results, variants[0], other))}</p>' for other in variants[1:] if results]
+    compared = [(variants[0], other) for other in variants[1:]] + ([tuple(variants[-2:])] if len(variants) > 2 else [])
+    parts += [f'<p class="verdict">{escape(comparison(results, *pair))}</p>' for pair in compared if results]
     parts.append(distances_html(data.get('latent_distances')))
     if not results or not variants: return ''.join(parts) + note_html('No results of single tasks are recorded.')
     return ''.join([*parts, figures_html(stem, results, variants), _drawn_html(run_dir, stem, data, results, variants)])
@@ -500,7 +501,7 @@ def set_html(run_dir: Path, stem: str, data: dict) -> str:
 SETS = {'synthetic': 'Held-out generated tasks', 'arc1_training': 'ARC-1 training', 'arc1_evaluation': 'ARC-1 evaluation', 'arc2_training': 'ARC-2 training', 'arc2_evaluation': 'ARC-2 evaluation'}
 EXPECTED = ('synthetic', 'arc1_training', 'arc1_evaluation')
 INTRODUCTION = ('<p>Generated tasks, a network trained on such tasks, and a search for programs that solve tasks. Each task is searched once for each <i>variant</i>, with the same number of programs: '
-                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>meta_guided</b> asks the network what the demonstrations suggest. '
+                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>statistics</b> and <b>meta_guided</b> were taught on tasks with known programs what demonstrations suggest, the first from statistics made by hand, the second from what the network reads too (and no task by a head that saw its program). '
                 'A task is solved when all its test outputs are among two attempts. The cost of a program is given in bits: one bit more is half as likely.</p>')
 
 def _tile(label: str, figure: str, words: str) -> str: return f'<div class="tile"><small>{label}</small><b>{figure}</b><span>{words}</span></div>'

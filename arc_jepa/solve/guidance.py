@@ -12,10 +12,12 @@ from ..grid import Task
 from ..dsl.ops import N_OPS
 from ..generate.generator import sample_batch
 
-if TYPE_CHECKING: from arc_jepa.jepa.models import Jepa
+if TYPE_CHECKING:
+    from arc_jepa.jepa.models import Jepa
+    from arc_jepa.solve.recognition import RecognitionModel
 
 # %% auto #0
-__all__ = ['operation_frequencies', 'Guidance']
+__all__ = ['operation_frequencies', 'Guidance', 'variants_of']
 
 # %% ../../nbs/46_guidance.ipynb #430004
 @lru_cache(maxsize=1)
@@ -27,15 +29,16 @@ def operation_frequencies(tasks: int = 6000) -> np.ndarray:
     return occurs
 
 class Guidance:
-    "A source of priors: `Guidance()` is uniform, `Guidance('frequency')` knows how common operations are, `Guidance(jepa)` reads the demonstrations."
-    def __init__(self, source: Jepa | str | None = None):
-        if isinstance(source, str) and source != 'frequency': raise ValueError(f"guidance comes from None (uniform), 'frequency' or a Jepa, not {source!r}; load one with Jepa.load(run_dir)")
+    "A source of priors: `Guidance()` is uniform, `Guidance('frequency')` knows how common operations are, `Guidance(model)` and `Guidance(jepa)` read the demonstrations."
+    def __init__(self, source: RecognitionModel | Jepa | str | None = None):
+        if isinstance(source, str) and source != 'frequency': raise ValueError(f"guidance comes from None (uniform), 'frequency', a RecognitionModel or a Jepa, not {source!r}; load one with load_recognition(run_dir) or Jepa.load(run_dir)")
         self.source = source
 
     @property
     def name(self) -> str:
         if self.source is None: return 'uniform'
         if isinstance(self.source, str): return self.source
+        if hasattr(self.source, 'priors'): return self.source.name
         return 'jepa' if self.source.trained else 'jepa (untrained)'
 
     def warm_up(self) -> None:
@@ -43,11 +46,17 @@ class Guidance:
         if self.source == 'frequency': operation_frequencies()
 
     def priors(self, tasks: Sequence[Task]) -> list[np.ndarray | None]:
-        "One prior a task (float[N_OPS], None for uniform), from the demonstrations alone, in batches."
+        "One prior a task (as `instruction_costs` takes them, None for uniform), from the demonstrations alone, in batches."
         if self.source is None: return [None] * len(tasks)
         if isinstance(self.source, str): return [operation_frequencies()] * len(tasks)
+        if hasattr(self.source, 'priors'): return self.source.priors(tasks)
         rows = []
         for first in range(0, len(tasks), 64):
             rule = self.source.rule([task.demonstrations for task in tasks[first:first + 64]])
             rows += list(np.asarray(self.source.prior(rule), float))
         return rows
+
+def variants_of(jepa: Jepa | None = None, taught: dict[str, RecognitionModel] | None = None) -> dict[str, RecognitionModel | Jepa | str | None]:
+    "What is compared, from knowing nothing to knowing most: `dsl_only`, and with a JEPA `frequency`, `statistics` (where it was `taught`) and `meta_guided`."
+    if jepa is None: return {'dsl_only': None}
+    return {'dsl_only': None, 'frequency': 'frequency', **({'statistics': taught['statistics'], 'meta_guided': taught['fused']} if taught else {'meta_guided': jepa})}

@@ -73,18 +73,18 @@ MAX_COST = 63            # of one instruction, in units; anything rarer is as go
 def instruction_costs(instructions: Instructions, prior: np.ndarray | None, floor: float = FLOOR) -> np.ndarray:
     """int64[len(Type) + 1, I]: cost of each instruction from each type, −1 where the type does not fit.
 
-    `prior` float[N_OPS]: probability of each operation for this task (any positive scale); None is uniform."""
+    `prior`: probability of each operation for this task (any positive scale), float[N_OPS], or float[len(Type) + 1, N_OPS] by the type that it is applied to; None is uniform."""
     prior = np.ones(N_OPS) if prior is None else np.asarray(prior, float)
-    if prior.shape != (N_OPS,): raise ValueError(f'a prior has one entry an operation number: {N_OPS}, not {prior.shape}')
+    if prior.shape not in ((N_OPS,), (len(Type) + 1, N_OPS)): raise ValueError(f'a prior has one entry an operation number: {N_OPS}, or a row of them for each of {len(Type) + 1} types; not {prior.shape}')
     if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0): raise ValueError(f'a prior is finite, nowhere negative and somewhere above 0; this one goes from {prior.min()} to {prior.max()}')
-    costs = np.full((len(Type) + 1, len(instructions.op)), -1, np.int64)
+    rows, costs = np.broadcast_to(prior, (len(Type) + 1, N_OPS)), np.full((len(Type) + 1, len(instructions.op)), -1, np.int64)
     usable = set(instructions.op.tolist())
     for kind in Type:
         ops = np.array([op.number for op in OPS if kind in op.takes and op.number in usable], np.int64)
         if not len(ops): continue                   # an all-black task has no colour to make a bar of
         p = np.zeros(N_OPS)
-        total = prior[ops].sum()
-        p[ops] = (1 - floor) * (prior[ops] / total if total else 1 / len(ops)) + floor / len(ops)
+        total = rows[kind, ops].sum()
+        p[ops] = (1 - floor) * (rows[kind, ops] / total if total else 1 / len(ops)) + floor / len(ops)
         fits = np.isin(instructions.op, ops)
         costs[kind, fits] = np.clip(np.round(UNITS_PER_BIT * (instructions.choices[fits] - np.log2(p[instructions.op[fits]]))), 1, MAX_COST)
     return costs

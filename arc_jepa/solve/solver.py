@@ -174,7 +174,7 @@ def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, 
 def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None, engines: Sequence[str] = ENGINES, views: Sequence[str] = tuple(VIEWS)) -> Solution:
     """Search a program for `task`: at most `budget` CPU seconds (None: no limit) and `max_nodes` programs (None: no limit).
 
-    `guidance`: a `Jepa`, 'frequency', or None for the uniform prior. `prior` (float[N_OPS]) overrides it where priors were computed for many tasks at once; `guidance` then only names it. `engines` and `views`: ('search',) and ('plain',) leave out all others.
+    `guidance`: a `RecognitionModel`, a `Jepa`, 'frequency', or None for the uniform prior. `prior` (as `instruction_costs` takes it) overrides it where priors were computed for many tasks at once; `guidance` then only names it. `engines` and `views`: ('search',) and ('plain',) leave out all others.
     Raises ValueError for a task without demonstrations, without any limit or with an engine or a view that there is not."""
     if budget is None and max_nodes is None: raise ValueError('solve needs a limit: budget (seconds), max_nodes (programs), or both')
     if budget is not None and not budget > 0 or max_nodes is not None and not max_nodes >= 1: raise ValueError(f'limits are seconds above 0 and at least one program, not budget={budget} and max_nodes={max_nodes}')

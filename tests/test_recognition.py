@@ -1,0 +1,135 @@
+"""Recognition: what is taught, that nobody answers for a task whose program it has seen, and what is on disk."""
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from arc_jepa.commands import app
+from arc_jepa.datasets import load_task, load_tasks
+from arc_jepa.dsl.ops import N_OPS, OP_BY_NAME
+from arc_jepa.dsl.program import parse
+from arc_jepa.dsl.types import Type
+from arc_jepa.content import task_keys
+from arc_jepa.grid import Pair, Task
+from arc_jepa.jepa.models import Jepa, JepaError
+from arc_jepa.solve.guidance import Guidance, variants_of
+from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, bits_a_step, fold_of, has_recognition, hindsight_lessons, labels, library_examples, load_recognition,
+                                        save_recognition, teach)
+from arc_jepa.solve.search import Search, instruction_costs, instructions_for
+from arc_jepa.solve.solver import solve
+
+EXAMPLES = library_examples()[:60]
+TASKS = [task for task, _ in EXAMPLES]
+FOLD = fold_of(task_keys(TASKS))
+
+
+@pytest.fixture(scope='module')
+def jepa(): return Jepa.untrained()
+
+@pytest.fixture(scope='module')
+def models(jepa): return taught(jepa, EXAMPLES)
+
+def taught(jepa, examples): return teach(jepa, examples, generated=300, epochs=2, progress=False)
+
+def test_labels_are_the_choices_of_the_search():
+    found = labels(parse('objects8 | map(flip_left_right) | under(input | objects4 | pick_max(area) | crop) | map_colours(blue:red)'))
+    assert [op for _, op in found] == [OP_BY_NAME[name].number for name in ('objects8', 'flip_left_right', 'under', 'objects4', 'pick_max', 'crop')]
+    assert all(CHOICE[kind, op] for kind, op in found)
+    offered = instructions_for(EXAMPLES[0][0]).op
+    assert set(np.flatnonzero(CHOICE.any(0)).tolist()) >= set(offered.tolist())
+
+@pytest.mark.parametrize('reads', ['fused', 'statistics'])
+def test_a_prior_is_a_distribution_for_each_type_and_the_search_takes_it(models, reads):
+    prior = models[reads].priors(TASKS[:1])[0]
+    assert prior.shape == (len(Type) + 1, N_OPS) and (prior[~CHOICE] == 0).all()
+    assert prior[CHOICE.any(1)].sum(1) == pytest.approx(1)
+    instructions = instructions_for(TASKS[0])
+    costs, uniform = (instruction_costs(instructions, p) for p in (prior, None))
+    assert (costs != uniform).any() and ((costs < 0) == (uniform < 0)).all()
+    swapped = prior[[0, 2, 1, *range(3, len(prior))]]
+    assert (instruction_costs(instructions, swapped)[Type.grid] != costs[Type.grid]).any(), 'each type has a row of its own'
+
+def test_who_answers_for_a_task_has_not_seen_its_program(jepa, models):
+    "The programs of one fold are exchanged for one that none of them has: the heads that answer for these tasks do not notice, the others do."
+    other = parse('rotate_90 | tile(3, 1)')
+    exchanged = [(task, other if fold == 0 else program) for (task, program), fold in zip(EXAMPLES, FOLD)]
+    again = taught(jepa, exchanged)
+    for name in models:
+        moved = np.array([np.abs(a - b).max() for a, b in zip(models[name].priors(TASKS), again[name].priors(TASKS))])
+        assert moved[FOLD == 0].max() <= (0 if name == 'statistics' else 1e-4), 'latents are computed in other batches, and equal but for the last digits'
+        assert moved[FOLD != 0].min() > 1e-3
+
+def test_a_task_is_known_by_its_content(models):
+    for task, fold in list(zip(TASKS, FOLD))[:10]:
+        turned = Task('by another name', tuple(Pair(np.rot90(p.input), np.rot90(p.output)) for p in task.demonstrations), tuple(Pair(np.rot90(p.input)) for p in task.tests))
+        alone = type(models['fused'])(models['fused'].jepa, [models['fused'].heads[fold]] * FOLDS, 'fused', [])
+        assert np.allclose(models['fused'].priors([turned])[0], alone.priors([turned])[0])
+    unknown = load_task('arc1/training/007bbfb7') if '007bbfb7' not in {t.id for t in TASKS} else load_tasks('arc1/training')[-1]
+    each = [type(models['fused'])(models['fused'].jepa, [head] * FOLDS, 'fused', []).priors([unknown])[0] for head in models['fused'].heads]
+    assert np.allclose(models['fused'].priors([unknown])[0], np.mean(each, 0)), 'all others get the mean of the heads'
+
+def test_it_is_a_function_of_its_arguments(jepa, models):
+    assert all(np.array_equal(a, b) for name, again in taught(jepa, EXAMPLES).items() for a, b in zip(models[name].priors(TASKS[:5]), again.priors(TASKS[:5])))
+
+def test_only_demonstrations_are_read(models):
+    task = TASKS[0]
+    noise = Task(task.id, task.demonstrations, tuple(Pair(p.input, np.random.default_rng(0).integers(0, 10, (3, 3))) for p in task.tests))
+    assert np.array_equal(*(models['fused'].priors([t])[0] for t in (task, noise))) and np.array_equal(models['fused'].priors([task.hide_test_outputs()])[0], models['fused'].priors([task])[0])
+
+def test_hindsight_is_what_a_program_does_elsewhere():
+    lessons = hindsight_lessons(EXAMPLES, 2, 30, np.random.default_rng(0))
+    known = {p.input.tobytes(): fold for task, fold in zip(TASKS, FOLD.tolist()) for p in task.demonstrations}
+    assert len(lessons.tasks) > 30
+    for pairs, (of_program, of_inputs) in zip(lessons.tasks, lessons.folds):
+        assert known[pairs[0].input.tobytes()] == of_inputs and 0 <= of_program < FOLDS and len({p.output.tobytes() for p in pairs}) == len(pairs) > 1
+
+def test_bits_of_a_step():
+    program = parse('transpose')
+    sure = np.zeros((len(Type) + 1, N_OPS))
+    sure[Type.grid, OP_BY_NAME['transpose'].number] = 3
+    uniform, certain = bits_a_step([None, sure], [program, program])
+    assert uniform == pytest.approx(np.log2(CHOICE[Type.grid].sum())) and certain == pytest.approx(-np.log2(0.85 + 0.15 / CHOICE[Type.grid].sum()))
+    assert np.isnan(bits_a_step([None], [parse('map_colours(blue:red)')])).all()
+
+def test_the_solver_says_who_guided_it(models, jepa):
+    task = load_task('arc1/training/67a3c6ac')
+    assert [solve(task, max_nodes=2000, guidance=source).prior for source in variants_of(jepa, models).values()] == ['uniform', 'frequency', 'statistics', 'recognition (untrained)']
+    with pytest.raises(ValueError, match='RecognitionModel'): Guidance('recognition')
+    with pytest.raises(ValueError, match='fused or statistics'): teach(jepa, EXAMPLES[:5], ['latents'], generated=100, progress=False)
+
+@pytest.fixture
+def run_dir(tmp_path, jepa, models):
+    jepa.save(tmp_path / 'run')
+    save_recognition(models, tmp_path / 'run')
+    return tmp_path / 'run'
+
+def test_what_was_saved_answers_the_same(run_dir, models):
+    assert has_recognition(run_dir)
+    again = load_recognition(run_dir)
+    assert set(again) == set(models) and all(np.array_equal(a, b) for name in models for a, b in zip(models[name].priors(TASKS[:5]), again[name].priors(TASKS[:5])))
+
+@pytest.mark.parametrize('damage', ['weights', 'description', 'jepa', 'missing'])
+def test_damage_is_refused_with_what_to_do(run_dir, damage):
+    path = run_dir / DESCRIPTION.format('statistics')
+    if damage == 'weights': path.with_suffix('.safetensors').write_bytes(b'x' * 100)
+    if damage == 'description': path.write_text('{')
+    if damage == 'missing': path.with_suffix('.safetensors').unlink()
+    if damage == 'jepa': Jepa.untrained(seed=1).save(run_dir)
+    with pytest.raises(JepaError, match=f'arc-jepa teach {run_dir} makes it anew'): load_recognition(run_dir)
+    done = CliRunner().invoke(app, ['solve', 'arc1/training/67a3c6ac', '--jepa', str(run_dir), '--max-nodes', '500'])
+    assert done.exit_code == 1 and 'arc-jepa teach' in done.stderr
+
+def test_evaluate_stands_beside_its_floors(run_dir):
+    done = CliRunner().invoke(app, ['evaluate', '--tasks', 'arc1/training', '--limit', '4', '--max-nodes', '500', '--jepa', str(run_dir), '--json'])
+    assert done.exit_code == 0, done.stderr
+    assert {name: v['prior'] for name, v in json.loads(done.stdout)['variants'].items()} == {'dsl_only': 'uniform', 'frequency': 'frequency', 'statistics': 'statistics', 'meta_guided': 'recognition (untrained)'}
+
+def test_teach_from_the_shell(tmp_path, jepa):
+    jepa.save(tmp_path)
+    done = CliRunner().invoke(app, ['teach', str(tmp_path), '--generated', '200', '--json'])
+    assert done.exit_code == 0, done.stderr
+    worth = json.loads(done.stdout)
+    assert worth['examples'] == len(library_examples()) and worth['bits_a_step']['statistics'] < worth['bits_a_step']['uniform'] - 0.5 and has_recognition(tmp_path)
+    lost = CliRunner().invoke(app, ['teach', str(tmp_path / 'nowhere')])
+    assert lost.exit_code == 1 and 'jepa.json: not found' in lost.stderr
