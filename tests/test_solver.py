@@ -90,6 +90,36 @@ def test_the_way_back_from_a_view_is_exact(grid, colours, name):
     assert np.array_equal(run_program(parse(view.before) + parse(view.after), grid), grid)
 
 
+# ---- when it was found
+
+@pytest.mark.parametrize('what, name', [(what, name) for what, names in FOUND_BY.items() for name in names])
+def test_an_answer_has_a_number_whichever_engine_and_view_it_comes_from(what, name):
+    "That of all programs until then: engines that look at what a search has come by find nothing before their first look, a view nothing before the plain one was given up."
+    solution = solve(task_of(name), budget=None, max_nodes=6_000, **dict(views=['plain', what]) if what in VIEWS else dict(engines={'search', what}))
+    earliest = {'stacking': 4_000, 'windows': 4_000, 'objectwise': 4_001, 'ranks': 4_800, 'all_ranks': 4_800}.get(what, 0)
+    assert earliest <= solution.found_after <= solution.programs_tested
+
+
+@pytest.mark.parametrize('name', [name for names in FOUND_BY.values() for name in names] + ['97a05b5b', '3428a4f5', '2dd70a9a', 'd9fac9be'])
+def test_what_it_does_not_stand_by_was_not_found(name):
+    "A colour map or stack that the demonstrations do not predict is no answer, whatever fits."
+    for programs in (300, 3_000):
+        solution = solve(task_of(name), budget=None, max_nodes=programs)
+        assert (solution.found_after is None) == solution.guess
+
+
+def test_programs_that_other_engines_and_views_tested_before_count():
+    "A look at objects in between, and what the views before took, stand in the number of programs."
+    account, work = solver_module._Account(), solver_module._Work(task_of('007bbfb7'), None, ENGINES, solver_module._Clock(None), np.inf, 1_000)
+    work.bodies = 300
+    work.run()
+    account.tested = 5_000
+    account.add(work, work.candidates)
+    alone = searched(task_of('007bbfb7'), 1_000).candidates
+    assert [c.tested for c in account.candidates] == [c.tested + 5_300 for c in alone[:len(account.candidates)]] and account.candidates
+    assert account.tested == 5_300 + work.search.tested
+
+
 # ---- what is left out
 
 def never(*words): raise AssertionError('this was left out')

@@ -5,7 +5,7 @@
 # %% ../../nbs/47_solver.ipynb #440003
 from __future__ import annotations
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Sequence
 
@@ -55,7 +55,7 @@ class Solution:
     pairs_fitted: int                            # demonstrations that the program reproduces
     guess: bool                                  # it does not reproduce all, or does not predict those that are left out
     programs_tested: int
-    found_after: int | None                      # programs tested when the search found its first fit
+    found_after: int | None                      # programs tested, in all views, when the first answer that it stands by was there, from whichever engine; None where it stands by none
     states: int                                  # distinct joint states kept, in all views
     engine: str                                  # what found the program, one of `ENGINES`
     engines: tuple[str, ...]                     # one for each attempt
@@ -101,28 +101,29 @@ class _Clock:
 
 def _trusted(candidates: list[Candidate]) -> list[Candidate]: return [c for c in candidates if not c.missed and not c.wrong]
 
+def _later(candidates: list[Candidate], programs: int) -> list[Candidate]:
+    "The candidates, for one who had tested so many programs before."
+    return [replace(c, tested=c.tested + programs) for c in candidates]
+
 @dataclass
 class _Account:
     "What was found for a task so far, and what it cost."
     candidates: list[Candidate] = field(default_factory=list)
     tested: int = 0
     states: int = 0
-    found_after: int | None = None
 
     def add(self, work: _Work, candidates: list[Candidate]) -> None:
-        fits = work.search.candidates
-        if fits and self.found_after is None: self.found_after = self.tested + fits[0].tested
-        self.candidates, self.tested, self.states = self.candidates + candidates, self.tested + work.tested, self.states + work.search.states
+        self.candidates, self.tested, self.states = self.candidates + _later(candidates, self.tested), self.tested + work.tested, self.states + work.search.states
 
 # %% ../../nbs/47_solver.ipynb #440031
 class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
         self.engines, self.clock, self.until, self.limit = engines, clock, until, limit
-        self.search, self.looked_up, self.mapped, self.looked_at, self.bodies = Search(task, prior), [], [], -1, 0
+        self.search, self.found, self.looked_up, self.mapped, self.looked_at, self.bodies = Search(task, prior), [], [], [], -1, 0
 
     @property
-    def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.mapped if not _trusted(self.search.candidates) else [])
+    def candidates(self) -> list[Candidate]: return self.found + (self.looked_up + self.mapped if not _trusted(self.found) else [])
     @property
     def tested(self) -> int: return self.search.tested + self.bodies
 
@@ -130,12 +131,12 @@ class _Work:
         "Let the other engines look at what there is; returns the seconds that it took."
         before, search = self.clock.seconds, self.search
         self.looked_at, self.looked_up = search.tested, []
-        if 'windows' in self.engines: self.looked_up += windows(search)
-        if 'stacking' in self.engines: self.looked_up += stacks(search)
+        if 'windows' in self.engines: self.looked_up += _later(windows(search), self.bodies)
+        if 'stacking' in self.engines: self.looked_up += _later(stacks(search), self.bodies)
         programs = int(min(search.tested, self.limit - self.tested))
         if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
-            self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
-            self.bodies += tested
+            mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
+            self.mapped, self.bodies = _later(mapped, self.tested), self.bodies + tested
         return self.clock.seconds - before
 
     def patient_enough(self) -> bool:
@@ -149,9 +150,10 @@ class _Work:
         while going_on and self.tested < self.limit and self.clock.seconds + chunk + last_look < self.until and not self.patient_enough():
             before = self.clock.seconds
             going_on = search.run(int(min(CHUNK, self.limit - self.tested)))
+            self.found += _later(search.candidates[len(self.found):], self.bodies)
             chunk = self.clock.seconds - before
             if look_at == first_look: last_look += LOOK_SECONDS * chunk
-            if _trusted(search.candidates) or search.tested < look_at: continue
+            if _trusted(self.found) or search.tested < look_at: continue
             look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
             if _trusted(self.looked_up + self.mapped): return
         if not _trusted(self.candidates) and search.tested > self.looked_at: self.look()
@@ -192,7 +194,8 @@ def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solut
     "The answer in words."
     best = [c for c, _ in rank_answers(account.candidates)[:2]]
     first = best[0] if best else None
+    guess, trusted = first is None or first.missed > 0 or first.wrong > 0, _trusted(account.candidates)
     fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
     return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
-                    first.bits if first else None, fitted, first is None or first.missed > 0 or first.wrong > 0, account.tested, account.found_after, account.states,
+                    first.bits if first else None, fitted, guess, account.tested, None if guess else min(c.tested for c in trusted), account.states,
                     first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates))
