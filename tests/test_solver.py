@@ -120,6 +120,27 @@ def test_programs_that_other_engines_and_views_tested_before_count():
     assert account.tested == 5_300 + work.search.tested
 
 
+# ---- what it went into
+
+@pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, 'bda2d7a6'])
+def test_spans_say_what_the_seconds_went_into(name):
+    solution = solve(task_of(name), budget=None, max_nodes=60_000)
+    assert all(span.start <= span.end for span in solution.spans) and all(a.end <= b.start and a[:2] != b[:2] for a, b in zip(solution.spans, solution.spans[1:]))
+    assert 0.8 * solution.seconds < sum(span.end - span.start for span in solution.spans) <= solution.seconds
+    assert {span.engine for span in solution.spans} == set(ENGINES)
+    views = list(dict.fromkeys(span.view for span in solution.spans))
+    assert views == list(VIEWS)[:len(views)] and len(views) > 1
+    assert {span.engine for span in solve(task_of(name), budget=None, max_nodes=6_000, engines=['search', 'windows']).spans} == {'search', 'windows'}
+
+
+def test_nobody_looks_twice_at_the_same(monkeypatch):
+    "A look sees at least a tenth more programs than the one before."
+    looks = []
+    monkeypatch.setattr(solver_module, 'stacks', lambda search: looks.append((id(search.task), search.tested)) or stacks(search))
+    for programs in (6_000, 20_000, 100_000, 200_000): solve(task_of(MANY_VIEWS_AND_PARTS), budget=None, max_nodes=programs)
+    assert len(looks) > 16 and all(after >= 1.1 * before for (task, before), (same, after) in zip(looks, looks[1:]) if task == same)
+
+
 # ---- what is left out
 
 def never(*words): raise AssertionError('this was left out')
