@@ -410,7 +410,8 @@ def solved_card(task: Task, result: dict, variants: Sequence[str], is_open: bool
     tags = ''.join(f'<span class="tag {"yes" if solved(result, v) else "no"}">{escape(v)} {"✓" if solved(result, v) else "✗"} {count((result.get(v) or {}).get("found_after"))}</span>' for v in variants)
     bits = f', {count(row["bits"], 1)} bits' if as_number(row.get('bits')) is not None else ''
     which = 'first attempt right' if row.get('solved_first') else 'second attempt right'
-    cost = f'{winner}: {which}; first fit after {count(row.get("found_after"))} programs, {count(row.get("programs_tested"))} tested, {count(row.get("seconds"), 2)} CPU s{bits}'
+    after = 'a guess' if row.get('guess') else f'first fit after {count(row.get("found_after"))} programs'
+    cost = f'{winner}: {which}; {after}, {count(row.get("programs_tested"))} tested, {count(row.get("seconds"), 2)} CPU s{bits}'
     return (f'<details class="task"{" open" * is_open}><summary><b>{escape(task.id)}</b> <code>{escape(text)}</code> {tags}</summary>'
             f'{task_html(task, _attempts(row, task), cost, _cell(task, 120), heading=False)}{_guarded(lambda: steps_html(text, task.tests[0].input)) if text else ""}</details>')
 
@@ -457,7 +458,7 @@ def solved_html(tasks, results: list[dict], variants: Sequence[str]) -> str:
     rest = order[len(cards):]
     rows = [[f'<b>{escape(r["id"])}</b>', f'<code>{escape(program(r))}</code>', *['✓' if solved(r, v) else '✗' for v in variants]] for r in rest]
     listed = f'<details><summary>{len(rest)} more solved tasks, as a list</summary>{table_html(("task", "program", *map(escape, variants)), rows)}</details>' if rest else ''
-    return (f'<p>{len(cards)} of {len(order)} are drawn, those with the most steps first. Tags: which variant solved it (✓, ✗) and after how many programs its first fit came.</p>' + ''.join(cards) + listed)
+    return (f'<p>{len(cards)} of {len(order)} are drawn, those with the most steps first. Tags: which variant solved it (✓, ✗) and after how many programs its first fit came; a guess has none.</p>' + ''.join(cards) + listed)
 
 # %% ../../nbs/53_report.ipynb #530070
 def _set_words(stem: str, data: dict) -> str:

@@ -290,46 +290,15 @@ def _with_map(candidate: Candidate, colours: int, demonstrations: list[np.ndarra
     return replace(candidate, program=candidate.program + Program((Step(OP_BY_NAME['map_colours'], (colours,)),)), bits=candidate.bits + MAP_BITS + IMAGE_BITS * changes,
                    answers=tuple(images[a] for a in candidate.answers), missed=_unpredicted(demonstrations, images))
 
-# %% ../../nbs/40_search.ipynb #400039
-CHUNK = 2_000            # programs between two looks at the clock, some ten milliseconds
-
-class Search:
-    """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found: that of their bits, but for those that end with a colour map.
-
-    Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
-    def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
-        self.task, self.prior, self.instructions = task, prior, instructions_for(task)
-        self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
-        self._menu = _menu(self.instructions, self._costs)
-        self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)
-        self._position = Position(np.array([1, 1, 0, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
-        self.candidates, self.exhausted = [], False
-        colours = _fit(self._memory.arena, 0, self._goal)                                    # the program of no steps
-        if colours >= 0: self._keep(0, colours, 0)
-
-    @property
-    def tested(self) -> int: return int(self._position.counters[TESTED])
+# %% ../../nbs/40_search.ipynb #400063
+class _States:
+    "The states of a search: how many, and of each its type, its cost, its program and its values. Number 0 is the input."
     @property
     def states(self) -> int: return int(self._position.counters[STATES])
     @property
-    def bytes_used(self) -> int: return int(self._position.counters[USED])
-    @property
-    def full(self) -> bool: return bool(self._position.counters[FULL])
-
-    def run(self, programs: int) -> bool:
-        "Test up to `programs` programs more; returns whether the search can go on."
-        if self.exhausted: return False
-        position, before = self._position, int(self._position.counters[FOUND])
-        over = run_search(op_addresses(), self._menu, self._goal, self._memory, position, self.tested + programs, self._work)
-        for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
-        self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
-        return not self.exhausted
-
-    def run_for(self, programs: int, seconds: float) -> bool:
-        "Test up to `programs` programs more, for about `seconds` of CPU time of this thread; returns whether the search can go on."
-        last, end, going_on = self.tested + programs, time.thread_time() + seconds, not self.exhausted
-        while going_on and self.tested < last and time.thread_time() < end: going_on = self.run(min(CHUNK, last - self.tested))
-        return going_on
+    def kinds(self) -> np.ndarray:
+        "uint8[states]: the `Type` of each state."
+        return self._memory.kind[:self.states]
 
     def state_bits(self) -> np.ndarray:
         "float[states]: cost of each state in bits."
@@ -353,11 +322,6 @@ class Search:
             state = before
         return Program(tuple(reversed(steps))), cost / UNITS_PER_BIT
 
-    @property
-    def kinds(self) -> np.ndarray:
-        "uint8[states]: the `Type` of each state."
-        return self._memory.kind[:self.states]
-
     def values(self, state: int) -> list:
         "What a state is on all pairs, demonstrations first: grids, masks, numbers …, as `run_program` gives them."
         at, values = int(self._memory.offset[state]), []
@@ -366,6 +330,45 @@ class Search:
             values.append(to_python(self._memory.arena[at:at + size]))
             at += size
         return values
+
+# %% ../../nbs/40_search.ipynb #400039
+CHUNK = 2_000            # programs between two looks at the clock, some ten milliseconds
+
+class Search(_States):
+    """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found: that of their bits, but for those that end with a colour map.
+
+    Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
+    def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
+        self.task, self.prior, self.instructions = task, prior, instructions_for(task)
+        self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
+        self._menu = _menu(self.instructions, self._costs)
+        self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)
+        self._position = Position(np.array([1, 1, 0, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
+        self.candidates, self.exhausted = [], False
+        colours = _fit(self._memory.arena, 0, self._goal)                                    # the program of no steps
+        if colours >= 0: self._keep(0, colours, 0)
+
+    @property
+    def tested(self) -> int: return int(self._position.counters[TESTED])
+    @property
+    def bytes_used(self) -> int: return int(self._position.counters[USED])
+    @property
+    def full(self) -> bool: return bool(self._position.counters[FULL])
+
+    def run(self, programs: int) -> bool:
+        "Test up to `programs` programs more; returns whether the search can go on."
+        if self.exhausted: return False
+        position, before = self._position, int(self._position.counters[FOUND])
+        over = run_search(op_addresses(), self._menu, self._goal, self._memory, position, self.tested + programs, self._work)
+        for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
+        self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
+        return not self.exhausted
+
+    def run_for(self, programs: int, seconds: float) -> bool:
+        "Test up to `programs` programs more, for about `seconds` of CPU time of this thread; returns whether the search can go on."
+        last, end, going_on = self.tested + programs, time.thread_time() + seconds, not self.exhausted
+        while going_on and self.tested < last and time.thread_time() < end: going_on = self.run(min(CHUNK, last - self.tested))
+        return going_on
 
     def _keep(self, state: int, colours: int, tested: int) -> None:
         "Make a candidate of a state that fits up to the colour map `colours`."
