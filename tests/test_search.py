@@ -4,13 +4,13 @@ import pytest
 
 from arc_jepa.datasets import load_task, load_tasks
 from arc_jepa.dsl.ops import N_OPS, OP_BY_NAME
-from arc_jepa.dsl.program import parse, run_program
+from arc_jepa.dsl.program import parse, run_on_task, run_program
 from arc_jepa.generate.corpus import tasks_of
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, ProgramConfig
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import search as search_module
 from arc_jepa.solve.search import FLOOR, OPERANDS, UNITS_PER_BIT, Search, instruction_costs, instructions_for
-from arc_jepa.dsl.types import VALUE_BYTES
+from arc_jepa.dsl.types import Type, VALUE_BYTES
 
 PROGRAMS = 6_000
 SOLVED = ['1f85a75f', '67a3c6ac', '0d3d703e', 'a416b8f3', '007bbfb7', '1cf80156']          # by one to three steps, `map_colours` and `beside` among them
@@ -101,6 +101,23 @@ def test_tasks_are_solved_and_candidates_can_be_run_again(tasks):
             for pair, answer in zip(task.tests, candidate.answers): assert np.array_equal(run_program(candidate.program, pair.input), answer), (task.id, str(candidate.program))
         solved += any(all(np.array_equal(a, p.output) for a, p in zip(c.answers, task.tests)) for c in search.candidates)
     assert solved >= len(SOLVED) + 4
+
+
+def same_value(a, b): return all(map(np.array_equal, a, b)) if isinstance(a, tuple) else np.array_equal(a, b)
+
+
+def test_states_are_what_their_programs_give(tasks):
+    "Of every type, on all pairs, tests too."
+    seen = set()
+    for task in tasks:
+        search = Search(task)
+        search.run(PROGRAMS)
+        for state in range(0, search.states, 37):
+            program = search.program(state)
+            for value, again in zip(search.values(state), run_on_task(program, task), strict=True): assert same_value(value, again), (task.id, str(program))
+            assert Type(int(search.kinds[state])) is program.gives
+            seen.add(program.gives)
+    assert len(seen) >= 8
 
 
 def test_programs_come_in_the_order_of_their_cost(tasks):

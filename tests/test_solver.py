@@ -90,6 +90,57 @@ def test_the_way_back_from_a_view_is_exact(grid, colours, name):
     assert np.array_equal(run_program(parse(view.before) + parse(view.after), grid), grid)
 
 
+# ---- when it was found
+
+@pytest.mark.parametrize('what, name', [(what, name) for what, names in FOUND_BY.items() for name in names])
+def test_an_answer_has_a_number_whichever_engine_and_view_it_comes_from(what, name):
+    "That of all programs until then: engines that look at what a search has come by find nothing before their first look, a view nothing before the plain one was given up."
+    solution = solve(task_of(name), budget=None, max_nodes=6_000, **dict(views=['plain', what]) if what in VIEWS else dict(engines={'search', what}))
+    earliest = {'stacking': 4_000, 'windows': 4_000, 'objectwise': 4_001, 'ranks': 4_800, 'all_ranks': 4_800}.get(what, 0)
+    assert earliest <= solution.found_after <= solution.programs_tested
+
+
+@pytest.mark.parametrize('name', [name for names in FOUND_BY.values() for name in names] + ['97a05b5b', '3428a4f5', '2dd70a9a', 'd9fac9be'])
+def test_what_it_does_not_stand_by_was_not_found(name):
+    "A colour map or stack that the demonstrations do not predict is no answer, whatever fits."
+    for programs in (300, 3_000):
+        solution = solve(task_of(name), budget=None, max_nodes=programs)
+        assert (solution.found_after is None) == solution.guess
+
+
+def test_programs_that_other_engines_and_views_tested_before_count():
+    "A look at objects in between, and what the views before took, stand in the number of programs."
+    account, work = solver_module._Account(), solver_module._Work(task_of('007bbfb7'), None, ENGINES, solver_module._Clock(None), np.inf, 1_000)
+    work.bodies = 300
+    work.run()
+    account.tested = 5_000
+    account.add(work, work.candidates)
+    alone = searched(task_of('007bbfb7'), 1_000).candidates
+    assert [c.tested for c in account.candidates] == [c.tested + 5_300 for c in alone[:len(account.candidates)]] and account.candidates
+    assert account.tested == 5_300 + work.search.tested
+
+
+# ---- what it went into
+
+@pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, 'bda2d7a6'])
+def test_spans_say_what_the_seconds_went_into(name):
+    solution = solve(task_of(name), budget=None, max_nodes=60_000)
+    assert all(span.start <= span.end for span in solution.spans) and all(a.end <= b.start and a[:2] != b[:2] for a, b in zip(solution.spans, solution.spans[1:]))
+    assert 0.8 * solution.seconds < sum(span.end - span.start for span in solution.spans) <= solution.seconds
+    assert {span.engine for span in solution.spans} == set(ENGINES)
+    views = list(dict.fromkeys(span.view for span in solution.spans))
+    assert views == list(VIEWS)[:len(views)] and len(views) > 1
+    assert {span.engine for span in solve(task_of(name), budget=None, max_nodes=6_000, engines=['search', 'windows']).spans} == {'search', 'windows'}
+
+
+def test_nobody_looks_twice_at_the_same(monkeypatch):
+    "A look sees at least a tenth more programs than the one before."
+    looks = []
+    monkeypatch.setattr(solver_module, 'stacks', lambda search: looks.append((id(search.task), search.tested)) or stacks(search))
+    for programs in (6_000, 20_000, 100_000, 200_000): solve(task_of(MANY_VIEWS_AND_PARTS), budget=None, max_nodes=programs)
+    assert len(looks) > 16 and all(after >= 1.1 * before for (task, before), (same, after) in zip(looks, looks[1:]) if task == same)
+
+
 # ---- what is left out
 
 def never(*words): raise AssertionError('this was left out')

@@ -7,7 +7,7 @@ from arc_jepa.dsl.program import parse, reproduces, run_program
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve.search import Search
 from arc_jepa.solve.solver import solve, warm_up
-from arc_jepa.solve.stacking import stacks
+from arc_jepa.solve.stacking import COPY, stacks, tables
 
 TASKS = load_tasks('arc1/training')
 
@@ -75,3 +75,18 @@ def test_odd_tasks_break_neither_the_solver_nor_its_limit(name):
     solution = solve(ODD[name], budget=0.5)
     assert solution.seconds <= 0.55 and (not solution.attempts or len(solution.attempts) == len(ODD[name].tests)), solution.seconds
     assert all(1 <= len(tried) <= 2 for tried in solution.attempts)
+
+
+def test_sets_of_cells_are_those_of_the_grids_and_no_piece_is_wrong():
+    "Unpacked, what is wanted is the outputs; and whatever may be painted has the colour of the output on all of its cells."
+    painted = 0
+    for task in load_tasks('arc1/training')[::40]:
+        for table in tables(searched(task, 6_000)):
+            sets = table.counting()
+            for colour in range(10):
+                for cells, pair in zip(table.unpack(sets.wanted[colour]), task.demonstrations, strict=True): assert np.array_equal(cells, pair.output == colour)
+            ground = int(table.grounds(sets)[0])
+            pieces, bits, cells = table.pieces(table.open_cells(ground, sets), sets)
+            for (kind, _, second, colour), here in zip(pieces.tolist(), cells): assert not (here & ~(sets.right[second] if kind == COPY else sets.wanted[colour])).any()
+            painted += len(pieces)
+    assert painted > 1_000

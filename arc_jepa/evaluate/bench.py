@@ -165,16 +165,16 @@ def _searched(tasks, programs: int) -> dict[str, float]:
     return total
 
 def _start_seconds() -> float:
-    "CPU seconds of a process that gets ready to search and ends, on a machine where everything has been compiled before."
+    "CPU seconds of a process that gets ready to solve and ends, on a machine where everything has been compiled before."
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, '-c', 'from arc_jepa.solve.search import warm_up; warm_up()'], check=True)
+    subprocess.run([sys.executable, '-c', 'from arc_jepa.solve.solver import warm_up; warm_up()'], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 def bench_search(programs: int = 50_000, every: int = 20, repeats: int = 3) -> dict:
     """Joint program-steps in a CPU-second inside `Search.run`, over every `every`-th task of ARC-1 training, `programs` steps each.
 
-    `peak_mb` is what the largest search filled (values and index), `process_peak_mb` what the whole process took, code included; `setup_ms` is the mean for a task, `start_cpu_s` what a new process takes until it can search."""
+    `peak_mb` is what the largest search filled (values and index), `process_peak_mb` what the whole process took, code included; `setup_ms` is the mean for a task, `start_cpu_s` what a new process takes until it can solve."""
     op_addresses()
     tasks = list(load_tasks('arc1/training')[::every])
     _searched(tasks[:1], 100)

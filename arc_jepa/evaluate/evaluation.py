@@ -93,12 +93,12 @@ def distance_statistics(distances: np.ndarray, solved: np.ndarray) -> dict:
 
 # %% ../../nbs/50_evaluation.ipynb #500014
 def first_fits(results: Sequence[dict], variant: str) -> np.ndarray:
-    "float[T]: for each row of `results` the programs to the first fit of `variant`, that fit and the program of no steps included; NaN where nothing fitted."
+    "float[T]: for each row of `results` the programs that `variant` tested until the first answer that it stands by, that one and the program of no steps included; NaN where it stands by none."
     after = [as_number(row[variant].get('found_after')) if isinstance(row.get(variant), dict) else None for row in results]
     return np.array([np.nan if n is None else n + 1 for n in after], float)
 
 def programs_to_first_fit(results: Sequence[dict], first: str, second: str) -> dict:
-    "Geometric mean over the tasks that both variants fit of (programs to the first fit of `first`) / (of `second`), above 1 where `second` needs fewer; 95 % bootstrap interval; tasks that only one of them fits."
+    "Geometric mean over the tasks for which both variants stand by an answer of (programs to the first of `first`) / (to that of `second`), above 1 where `second` needs fewer; 95 % bootstrap interval; tasks for which only one of them does."
     fits = np.stack([first_fits(results, first), first_fits(results, second)], 1)
     fitted = np.isfinite(fits)
     both = fits[fitted.all(1)]

@@ -312,15 +312,16 @@ def comparison(results: Sequence[dict], base: str, other: str) -> str:
     return solved_words(results, base, other) + ' ' + first_fit_words(results, base, other)
 
 # %% ../../nbs/53_report.ipynb #530041
-def _values(results: Sequence[dict], variant: str, key: str, which: bool) -> np.ndarray:
-    "A figure of the solved (`which`) or of the other tasks, at least 1, for logarithmic axes."
-    values = [as_number(r[variant].get(key)) for r in results if isinstance(r.get(variant), dict) and solved(r, variant) == which]
+def _answered_after(results: Sequence[dict], variant: str, which: bool) -> np.ndarray:
+    "Programs until the answer of the solved (`which`) or of the other tasks, at least 1, for logarithmic axes. A guess and no answer come when the solver ends."
+    rows = [r[variant] for r in results if isinstance(r.get(variant), dict) and solved(r, variant) == which]
+    values = [as_number(row.get('programs_tested')) if after is None or not which else after for row in rows for after in [as_number(row.get('found_after'))]]
     return np.maximum(np.array([v for v in values if v is not None], float), 1.0)
 
 def _draw_growth(axes, results, variants) -> None:
     top = 10.0
     for variant, colour in zip(variants, SERIES):
-        after = np.sort(_values(results, variant, 'found_after', True))
+        after = np.sort(_answered_after(results, variant, True))
         if not len(after): continue
         top = max(top, after[-1] * 1.3)
         axes.step(np.append(after, after[-1] * 1.3), np.append(np.arange(1, len(after) + 1), len(after)), where='post', color=colour, label=variant)
@@ -329,7 +330,7 @@ def _draw_growth(axes, results, variants) -> None:
     legend_above(axes)
 
 def _draw_tested(axes, results, variants) -> None:
-    values = [np.concatenate([_values(results, v, 'found_after', True), _values(results, v, 'programs_tested', False)]) for v in variants]
+    values = [np.concatenate([_answered_after(results, v, which) for which in (True, False)]) for v in variants]
     top = max([v.max() for v in values if len(v)], default=10) * 1.3
     for variant, value, colour in zip(variants, values, SERIES): axes.hist(value, np.geomspace(.8, top, 25), histtype='stepfilled', color=colour, alpha=.35, ec=colour, label=variant)
     axes.set(xscale='log', xlabel='programs tested', ylabel='tasks', xlim=(.8, top))
@@ -349,7 +350,7 @@ def _draw_scatter(axes, results, base: str, other: str) -> None:
 def figures_html(stem: str, results: Sequence[dict], variants: Sequence[str]) -> str:
     "Growth, cost and, for two variants or more, the paired scatter of the last against the first."
     parts = [figure_html(f'{stem}-growth', 'Tasks solved within so many programs.', lambda a: _draw_growth(a, results, variants)),
-             figure_html(f'{stem}-tested', 'Programs tested until the first fit; tasks that were not solved count with all that were tested, the peak at the right.', lambda a: _draw_tested(a, results, variants))]
+             figure_html(f'{stem}-tested', 'Programs tested until the first fit; tasks that were not solved, or by a guess, count with all that were tested, the peak at the right.', lambda a: _draw_tested(a, results, variants))]
     if len(variants) > 1:
         parts.append(figure_html(f'{stem}-scatter', 'Tasks that both fit; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1]), margins=(.85, .5)))
     return f'<div class="columns">{"".join(parts)}</div>'
@@ -409,7 +410,8 @@ def solved_card(task: Task, result: dict, variants: Sequence[str], is_open: bool
     tags = ''.join(f'<span class="tag {"yes" if solved(result, v) else "no"}">{escape(v)} {"✓" if solved(result, v) else "✗"} {count((result.get(v) or {}).get("found_after"))}</span>' for v in variants)
     bits = f', {count(row["bits"], 1)} bits' if as_number(row.get('bits')) is not None else ''
     which = 'first attempt right' if row.get('solved_first') else 'second attempt right'
-    cost = f'{winner}: {which}; first fit after {count(row.get("found_after"))} programs, {count(row.get("programs_tested"))} tested, {count(row.get("seconds"), 2)} CPU s{bits}'
+    after = 'a guess' if row.get('guess') else f'first fit after {count(row.get("found_after"))} programs'
+    cost = f'{winner}: {which}; {after}, {count(row.get("programs_tested"))} tested, {count(row.get("seconds"), 2)} CPU s{bits}'
     return (f'<details class="task"{" open" * is_open}><summary><b>{escape(task.id)}</b> <code>{escape(text)}</code> {tags}</summary>'
             f'{task_html(task, _attempts(row, task), cost, _cell(task, 120), heading=False)}{_guarded(lambda: steps_html(text, task.tests[0].input)) if text else ""}</details>')
 
@@ -456,7 +458,7 @@ def solved_html(tasks, results: list[dict], variants: Sequence[str]) -> str:
     rest = order[len(cards):]
     rows = [[f'<b>{escape(r["id"])}</b>', f'<code>{escape(program(r))}</code>', *['✓' if solved(r, v) else '✗' for v in variants]] for r in rest]
     listed = f'<details><summary>{len(rest)} more solved tasks, as a list</summary>{table_html(("task", "program", *map(escape, variants)), rows)}</details>' if rest else ''
-    return (f'<p>{len(cards)} of {len(order)} are drawn, those with the most steps first. Tags: which variant solved it (✓, ✗) and after how many programs its first fit came.</p>' + ''.join(cards) + listed)
+    return (f'<p>{len(cards)} of {len(order)} are drawn, those with the most steps first. Tags: which variant solved it (✓, ✗) and after how many programs its first fit came; a guess has none.</p>' + ''.join(cards) + listed)
 
 # %% ../../nbs/53_report.ipynb #530070
 def _set_words(stem: str, data: dict) -> str:

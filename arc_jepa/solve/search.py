@@ -5,21 +5,21 @@
 # %% ../../nbs/40_search.ipynb #400003
 from __future__ import annotations
 import time
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
-from ..grid import Pair, Task
+from ..grid import Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, Op, op_addresses
 from ..dsl.program import Program, Step, parse
 from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, read_scalar, to_python, value_bytes
 
 # %% auto #0
 __all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION', 'TESTED',
-           'STATES', 'USED', 'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'CHUNK', 'Instructions', 'instructions_for',
-           'instruction_costs', 'Menu', 'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search', 'warm_up']
+           'STATES', 'USED', 'FOUND', 'FULL', 'MAX_LEVEL', 'IDENTITY_MAP', 'MAP_BITS', 'IMAGE_BITS', 'CHUNK',
+           'Instructions', 'instructions_for', 'instruction_costs', 'Menu', 'Goal', 'Memory', 'Position', 'run_search',
+           'Candidate', 'Search']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
@@ -30,6 +30,7 @@ OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
 
 DEDUCED = 'map_colours', 'paint_where', 'keep_where', 'rank_colours', 'unrank_colours'     # said by what is computed from the demonstrations: colour maps, stacks, views
 
+# %% ../../nbs/40_search.ipynb #400051
 @dataclass(frozen=True)
 class Instructions:
     "All instructions for one task, row i of each array: operation number, arguments (−1 − k: what number k of `OPERANDS` gives), index into `OPERANDS` (−1 = none), and log₂ of the number of argument choices."
@@ -105,6 +106,7 @@ class Goal(NamedTuple):
     n_demonstrations: int
     n_pairs: int
 
+# %% ../../nbs/40_search.ipynb #400053
 class Memory(NamedTuple):
     "The states: values in `arena` (also seen as 64-bit `words`), hashes in `table`; of state s the place, the state it came from, the instruction that made it, its type. Level c holds states `level_start[c]` to `level_start[c + 1]`."
     arena: np.ndarray
@@ -175,6 +177,7 @@ def _joint_step(addresses, arena, source, operand, to, n_pairs, op, a, b, comput
         to += value_bytes(arena[to:])
     return to
 
+# %% ../../nbs/40_search.ipynb #400056
 @jit
 def _test_program(addresses, menu, goal, memory, position, state, i, work):
     "Apply instruction i to a state; keep the result if it is new, and note it if it fits."
@@ -234,6 +237,7 @@ def _goal(task: Task) -> Goal:
     outputs = [from_grid(p.output) for p in task.demonstrations]
     return Goal(np.concatenate(outputs), np.cumsum([0] + [len(v) for v in outputs[:-1]]), len(outputs), len(outputs) + len(task.tests))
 
+# %% ../../nbs/40_search.ipynb #400059
 def _memory(inputs: np.ndarray, n_pairs: int, max_bytes: int, max_states: int, work: np.ndarray) -> tuple[Memory, int]:
     "Memory with state 0, the inputs, and what `OPERANDS` give; returns it with the bytes used. Room for those is always made."
     arena = np.empty(max(max_bytes // 8 * 8, (len(OPERANDS) + 2) * n_pairs * VALUE_BYTES), np.uint8)
@@ -271,51 +275,30 @@ class Candidate:
     wrong: int = 0           # cells of the demonstrations' outputs that it has wrong
 
 # %% ../../nbs/40_search.ipynb #400042
+MAP_BITS = 4.0                           # the step `map_colours`
+IMAGE_BITS = float(2 * np.log2(10))      # a colour that it changes, and into what
+
 def _unpredicted(grids: list[np.ndarray], images: np.ndarray) -> int:
     "In how many of `grids` there is a colour that the map `images` changes and that no other of them has."
     seen = [{c for c in np.unique(grid).tolist() if images[c] != c} for grid in grids]
     return sum(bool(here - set().union(*seen[:k], *seen[k + 1:])) for k, here in enumerate(seen))
 
-# %% ../../nbs/40_search.ipynb #400039
-CHUNK = 2_000            # programs between two looks at the clock, some ten milliseconds
+def _with_map(candidate: Candidate, colours: int, demonstrations: list[np.ndarray]) -> Candidate:
+    "A candidate whose grids on the demonstrations fit up to the packed colour map, with that as its last step."
+    images = np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
+    changes = int((images != np.arange(10)).sum())
+    return replace(candidate, program=candidate.program + Program((Step(OP_BY_NAME['map_colours'], (colours,)),)), bits=candidate.bits + MAP_BITS + IMAGE_BITS * changes,
+                   answers=tuple(images[a] for a in candidate.answers), missed=_unpredicted(demonstrations, images))
 
-class Search:
-    """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found: that of their bits, but for those that end with a colour map.
-
-    Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
-    def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
-        self.task, self.prior, self.instructions = task, prior, instructions_for(task)
-        self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
-        self._menu = _menu(self.instructions, self._costs)
-        self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)
-        self._position = Position(np.array([1, 1, 0, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
-        self.candidates, self.exhausted = [], False
-        colours = _fit(self._memory.arena, 0, self._goal)                                    # the program of no steps
-        if colours >= 0: self._keep(0, colours, 0)
-
-    @property
-    def tested(self) -> int: return int(self._position.counters[TESTED])
+# %% ../../nbs/40_search.ipynb #400063
+class _States:
+    "The states of a search: how many, and of each its type, its cost, its program and its values. Number 0 is the input."
     @property
     def states(self) -> int: return int(self._position.counters[STATES])
     @property
-    def bytes_used(self) -> int: return int(self._position.counters[USED])
-    @property
-    def full(self) -> bool: return bool(self._position.counters[FULL])
-
-    def run(self, programs: int) -> bool:
-        "Test up to `programs` programs more; returns whether the search can go on."
-        if self.exhausted: return False
-        position, before = self._position, int(self._position.counters[FOUND])
-        over = run_search(op_addresses(), self._menu, self._goal, self._memory, position, self.tested + programs, self._work)
-        for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
-        self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
-        return not self.exhausted
-
-    def run_for(self, programs: int, seconds: float) -> bool:
-        "Test up to `programs` programs more, for about `seconds` of CPU time of this thread; returns whether the search can go on."
-        last, end, going_on = self.tested + programs, time.thread_time() + seconds, not self.exhausted
-        while going_on and self.tested < last and time.thread_time() < end: going_on = self.run(min(CHUNK, last - self.tested))
-        return going_on
+    def kinds(self) -> np.ndarray:
+        "uint8[states]: the `Type` of each state."
+        return self._memory.kind[:self.states]
 
     def state_bits(self) -> np.ndarray:
         "float[states]: cost of each state in bits."
@@ -339,28 +322,56 @@ class Search:
             state = before
         return Program(tuple(reversed(steps))), cost / UNITS_PER_BIT
 
-    def _grids(self, state: int) -> list[np.ndarray]:
-        "The grids of a state on all pairs, demonstrations first."
-        at, grids = int(self._memory.offset[state]), []
+    def values(self, state: int) -> list:
+        "What a state is on all pairs, demonstrations first: grids, masks, numbers …, as `run_program` gives them."
+        at, values = int(self._memory.offset[state]), []
         for _ in range(self._goal.n_pairs):
             size = int(value_bytes(self._memory.arena[at:]))
-            grids.append(to_python(self._memory.arena[at:at + size]))
+            values.append(to_python(self._memory.arena[at:at + size]))
             at += size
-        return grids
+        return values
+
+# %% ../../nbs/40_search.ipynb #400039
+CHUNK = 2_000            # programs between two looks at the clock, some ten milliseconds
+
+class Search(_States):
+    """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found: that of their bits, but for those that end with a colour map.
+
+    Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
+    def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64):
+        self.task, self.prior, self.instructions = task, prior, instructions_for(task)
+        self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
+        self._menu = _menu(self.instructions, self._costs)
+        self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)
+        self._position = Position(np.array([1, 1, 0, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
+        self.candidates, self.exhausted = [], False
+        colours = _fit(self._memory.arena, 0, self._goal)                                    # the program of no steps
+        if colours >= 0: self._keep(0, colours, 0)
+
+    @property
+    def tested(self) -> int: return int(self._position.counters[TESTED])
+    @property
+    def bytes_used(self) -> int: return int(self._position.counters[USED])
+    @property
+    def full(self) -> bool: return bool(self._position.counters[FULL])
+
+    def run(self, programs: int) -> bool:
+        "Test up to `programs` programs more; returns whether the search can go on."
+        if self.exhausted: return False
+        position, before = self._position, int(self._position.counters[FOUND])
+        over = run_search(op_addresses(), self._menu, self._goal, self._memory, position, self.tested + programs, self._work)
+        for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
+        self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
+        return not self.exhausted
+
+    def run_for(self, programs: int, seconds: float) -> bool:
+        "Test up to `programs` programs more, for about `seconds` of CPU time of this thread; returns whether the search can go on."
+        last, end, going_on = self.tested + programs, time.thread_time() + seconds, not self.exhausted
+        while going_on and self.tested < last and time.thread_time() < end: going_on = self.run(min(CHUNK, last - self.tested))
+        return going_on
 
     def _keep(self, state: int, colours: int, tested: int) -> None:
         "Make a candidate of a state that fits up to the colour map `colours`."
-        (program, bits), grids, missed = self._program(state), self._grids(state), 0
-        answers = grids[self._goal.n_demonstrations:]
-        if colours != IDENTITY_MAP:
-            step, images = Step(OP_BY_NAME['map_colours'], (colours,)), np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
-            changes = int((images != np.arange(10)).sum())
-            missed = _unpredicted(grids[:self._goal.n_demonstrations], images)
-            program, answers, bits = program + Program((step,)), [images[a] for a in answers], bits + 4 + 2 * np.log2(10) * changes
-        self.candidates.append(Candidate(program, bits, tuple(answers), tested, missed=missed))
-
-# %% ../../nbs/40_search.ipynb #400034
-@lru_cache(maxsize=1)
-def warm_up() -> None:
-    "Load or compile the operations and the search loop; the second call returns at once."
-    Search(Task('warm-up', (Pair([[1, 2]], [[2, 2]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000).run(1)
+        (program, bits), grids, n = self._program(state), self.values(state), self._goal.n_demonstrations
+        candidate = Candidate(program, bits, tuple(grids[n:]), tested)
+        self.candidates.append(candidate if colours == IDENTITY_MAP else _with_map(candidate, colours, grids[:n]))

@@ -5,9 +5,10 @@
 # %% ../../nbs/47_solver.ipynb #440003
 from __future__ import annotations
 import time
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 from ..grid import Pair, Task
@@ -20,8 +21,8 @@ from .views import VIEWS, apply_view, undo_view
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'PLAIN_SHARE', 'LOOK_SECONDS',
-           'rank_answers', 'warm_up', 'Solution', 'solve']
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'PLAIN_SHARE',
+           'LOOK_SECONDS', 'ENGINE_COLOURS', 'rank_answers', 'warm_up', 'Span', 'Solution', 'solve', 'show_timeline']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -44,6 +45,13 @@ def warm_up() -> None:
     stacks(search)
     windows(search)
 
+class Span(NamedTuple):
+    "What some of the time went into: CPU seconds since the beginning."
+    view: str
+    engine: str
+    start: float
+    end: float
+
 @dataclass(frozen=True)
 class Solution:
     "What `solve` returns. Without anything of the right size `program` is None and there are no attempts."
@@ -55,13 +63,14 @@ class Solution:
     pairs_fitted: int                            # demonstrations that the program reproduces
     guess: bool                                  # it does not reproduce all, or does not predict those that are left out
     programs_tested: int
-    found_after: int | None                      # programs tested when the search found its first fit
+    found_after: int | None                      # programs tested, in all views, when the first answer that it stands by was there, from whichever engine; None where it stands by none
     states: int                                  # distinct joint states kept, in all views
     engine: str                                  # what found the program, one of `ENGINES`
     engines: tuple[str, ...]                     # one for each attempt
     prior: str                                   # name of the search's prior
     seconds: float                               # CPU seconds of this thread
     fits: int                                    # programs that fitted all demonstrations
+    spans: tuple[Span, ...] = ()                 # what the seconds went into, in order; of this run, so not in the JSON
 
     def solves(self, task: Task, attempts: int = 2) -> bool | None:
         "Is every test output of `task` among the first `attempts` attempts? None when the task has no test outputs."
@@ -87,19 +96,32 @@ class Solution:
 ENGINES = 'search', 'stacking', 'windows', 'objectwise'
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
+LAST_LOOK = 1.1              # times the programs of the look before, or the look at the end would see the same again
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
 class _Clock:
-    "CPU seconds of this thread since it was made, and whether a budget allows some more."
-    def __init__(self, budget: float | None): self.start, self.budget = time.thread_time(), budget
+    "CPU seconds of this thread since it was made, what they went into, and whether a budget allows some more."
+    def __init__(self, budget: float | None): self.start, self.budget, self.spans = time.thread_time(), budget, []
     @property
     def seconds(self) -> float: return time.thread_time() - self.start
     @property
     def left(self) -> float: return np.inf if self.budget is None else self.budget - self.seconds
 
+    @contextmanager
+    def on(self, view: str, engine: str):
+        "What happens inside is this engine at work in this view."
+        same = bool(self.spans) and self.spans[-1][:2] == (view, engine)          # one chunk of a search after the other is one span
+        start = self.spans.pop().start if same else self.seconds
+        try: yield
+        finally: self.spans.append(Span(view, engine, start, self.seconds))
+
 def _trusted(candidates: list[Candidate]) -> list[Candidate]: return [c for c in candidates if not c.missed and not c.wrong]
+
+def _later(candidates: list[Candidate], programs: int) -> list[Candidate]:
+    "The candidates, for one who had tested so many programs before."
+    return [replace(c, tested=c.tested + programs) for c in candidates]
 
 @dataclass
 class _Account:
@@ -107,22 +129,20 @@ class _Account:
     candidates: list[Candidate] = field(default_factory=list)
     tested: int = 0
     states: int = 0
-    found_after: int | None = None
 
     def add(self, work: _Work, candidates: list[Candidate]) -> None:
-        fits = work.search.candidates
-        if fits and self.found_after is None: self.found_after = self.tested + fits[0].tested
-        self.candidates, self.tested, self.states = self.candidates + candidates, self.tested + work.tested, self.states + work.search.states
+        self.candidates, self.tested, self.states = self.candidates + _later(candidates, self.tested), self.tested + work.tested, self.states + work.search.states
 
 # %% ../../nbs/47_solver.ipynb #440031
 class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
-    def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
-        self.engines, self.clock, self.until, self.limit = engines, clock, until, limit
-        self.search, self.looked_up, self.mapped, self.looked_at, self.bodies = Search(task, prior), [], [], -1, 0
+    def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float, view: str = 'plain'):
+        self.engines, self.clock, self.until, self.limit, self.view = engines, clock, until, limit, view
+        self.found, self.looked_up, self.mapped, self.looked_at, self.bodies = [], [], [], -1, 0
+        with clock.on(view, 'search'): self.search = Search(task, prior)
 
     @property
-    def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.mapped if not _trusted(self.search.candidates) else [])
+    def candidates(self) -> list[Candidate]: return self.found + (self.looked_up + self.mapped if not _trusted(self.found) else [])
     @property
     def tested(self) -> int: return self.search.tested + self.bodies
 
@@ -130,12 +150,13 @@ class _Work:
         "Let the other engines look at what there is; returns the seconds that it took."
         before, search = self.clock.seconds, self.search
         self.looked_at, self.looked_up = search.tested, []
-        if 'windows' in self.engines: self.looked_up += windows(search)
-        if 'stacking' in self.engines: self.looked_up += stacks(search)
+        for engine, look in (('windows', windows), ('stacking', stacks)):
+            if engine not in self.engines: continue
+            with self.clock.on(self.view, engine): self.looked_up += _later(look(search), self.bodies)
         programs = int(min(search.tested, self.limit - self.tested))
         if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
-            self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
-            self.bodies += tested
+            with self.clock.on(self.view, 'objectwise'): mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
+            self.mapped, self.bodies = _later(mapped, self.tested), self.bodies + tested
         return self.clock.seconds - before
 
     def patient_enough(self) -> bool:
@@ -148,13 +169,14 @@ class _Work:
         look_at, chunk, last_look = first_look, 0.0, 0.02                  # seconds of a chunk, and those kept for the last look
         while going_on and self.tested < self.limit and self.clock.seconds + chunk + last_look < self.until and not self.patient_enough():
             before = self.clock.seconds
-            going_on = search.run(int(min(CHUNK, self.limit - self.tested)))
+            with self.clock.on(self.view, 'search'): going_on = search.run(int(min(CHUNK, self.limit - self.tested)))
+            self.found += _later(search.candidates[len(self.found):], self.bodies)
             chunk = self.clock.seconds - before
             if look_at == first_look: last_look += LOOK_SECONDS * chunk
-            if _trusted(search.candidates) or search.tested < look_at: continue
+            if _trusted(self.found) or search.tested < look_at: continue
             look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
             if _trusted(self.looked_up + self.mapped): return
-        if not _trusted(self.candidates) and search.tested > self.looked_at: self.look()
+        if not _trusted(self.candidates) and search.tested > LAST_LOOK * self.looked_at: self.look()
 
 # %% ../../nbs/47_solver.ipynb #440033
 def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, engines: Sequence[str], views: Sequence[str]) -> _Account:
@@ -164,7 +186,7 @@ def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, 
     for k, (view, made) in enumerate(visible):
         if limit - account.tested < 1: break
         share = PLAIN_SHARE if k == 0 and len(visible) > 1 else 1 / (len(visible) - k)
-        work = _Work(made, prior, engines, clock, clock.seconds + share * clock.left, np.ceil(share * (limit - account.tested)))
+        work = _Work(made, prior, engines, clock, clock.seconds + share * clock.left, np.ceil(share * (limit - account.tested)), view.name)
         work.run()
         account.add(work, [c for c in (undo_view(view, c, task) for c in work.candidates) if c])
         if _trusted(account.candidates): break
@@ -192,7 +214,24 @@ def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solut
     "The answer in words."
     best = [c for c, _ in rank_answers(account.candidates)[:2]]
     first = best[0] if best else None
+    guess, trusted = first is None or first.missed > 0 or first.wrong > 0, _trusted(account.candidates)
     fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
     return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
-                    first.bits if first else None, fitted, first is None or first.missed > 0 or first.wrong > 0, account.tested, account.found_after, account.states,
-                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates))
+                    first.bits if first else None, fitted, guess, account.tested, None if guess else min(c.tested for c in trusted), account.states,
+                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates), tuple(clock.spans))
+
+# %% ../../nbs/47_solver.ipynb #440041
+ENGINE_COLOURS = dict(zip(ENGINES, ('#0074D9', '#FF851B', '#2ECC40', '#B10DC9')))
+
+def show_timeline(solution: Solution):
+    "A Matplotlib `Figure`: which engine was at work in which view, over the CPU seconds that a solution took."
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+    views = list(dict.fromkeys(span.view for span in solution.spans))
+    figure, axes = plt.subplots(figsize=(8, .9 + .4 * len(views)), layout='constrained')
+    for span in solution.spans: axes.barh(span.view, span.end - span.start, left=span.start, color=ENGINE_COLOURS[span.engine], height=.6)
+    axes.set(xlabel=f'CPU seconds; {solution.programs_tested:,} programs', xlim=(0, solution.seconds))
+    axes.invert_yaxis(), axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(handles=[Patch(color=colour, label=engine) for engine, colour in ENGINE_COLOURS.items()], loc='outside upper center', ncols=len(ENGINES), fontsize=8, frameon=False)
+    plt.close(figure)
+    return figure

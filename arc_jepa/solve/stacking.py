@@ -4,6 +4,8 @@
 
 # %% ../../nbs/41_stacking.ipynb #410005
 from __future__ import annotations
+from typing import NamedTuple
+
 import numpy as np
 from ..compiled import jit
 from ..dsl.ops import OP_BY_NAME
@@ -14,7 +16,7 @@ from .search import Candidate, Search, _probe
 
 # %% auto #0
 __all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_STATES', 'MAX_PIECES', 'MAX_COPIED', 'MAX_LAYERS', 'GROUNDS',
-           'LEFT_OUT_GROUNDS', 'EFFORT', 'stacks']
+           'LEFT_OUT_GROUNDS', 'EFFORT', 'KINDS_OF_CELLS', 'Sets', 'Table', 'tables', 'stacks', 'show_cells']
 
 # %% ../../nbs/41_stacking.ipynb #410007
 @jit
@@ -274,15 +276,28 @@ MAX_STATES, MAX_PIECES, MAX_COPIED, MAX_LAYERS = 6_000, 20_000, 400, 8
 GROUNDS, LEFT_OUT_GROUNDS = 4, 2      # grounds that are covered, with all demonstrations and with one left out
 EFFORT = 10_000_000                   # words that are compared for pairs of literals, for one ground
 
-class _Table:
-    "The states of one size: literals, grounds, and covers for any choice of demonstrations."
+class Sets(NamedTuple):
+    "Sets of cells of the demonstrations: where each grid is right and where it is not black, the literals, and where the outputs have each colour."
+    right: np.ndarray      # uint64[grids, words]
+    painted: np.ndarray    # uint64[grids, words]
+    literals: np.ndarray   # uint64[literals, words]
+    wanted: np.ndarray     # uint64[10, words]
+
+def _cells(pieces: np.ndarray, sets: Sets) -> np.ndarray:
+    "uint64[P, words]: the cells that each piece paints."
+    cells = np.zeros((len(pieces), sets.wanted.shape[1]), np.uint64)
+    _cells_of_pieces(pieces, sets.literals, sets.painted, cells)
+    return cells
+
+class Table:
+    "The states of one size: literals, grounds, pieces, and covers for any choice of demonstrations."
     def __init__(self, search: Search, states: np.ndarray, costs: np.ndarray):
         memory, goal = search._memory, search._goal
         self.search, self.goal = search, goal
         sides = np.empty((goal.n_pairs, 2), np.int64)
         _sides(memory.arena, memory.offset[states[0]], sides)
         ends = np.cumsum([0] + [(h * w + 63) // 64 for h, w in sides.tolist()])
-        self.spans, self.words = list(zip(ends[:-1], ends[1:])), int(ends[goal.n_demonstrations])
+        self.sides, self.spans, self.words = sides.tolist(), list(zip(ends[:-1], ends[1:])), int(ends[goal.n_demonstrations])
         self.cell_bits = float(np.log2(max(np.prod(sides[:goal.n_demonstrations], 1).mean(), 2)) + np.log2(10))
         self._literals(memory, states, costs, int(ends[-1]))
         self._grounds(memory, states, costs, int(ends[-1]))
@@ -305,25 +320,37 @@ class _Table:
         self.right, self.painted = np.zeros((len(self.grids), self.words), np.uint64), np.zeros((len(self.grids), self.words), np.uint64)
         _compare(memory, self.grids, self.goal.n_pairs, self.wanted, self.right, self.painted, bits)
 
-    def covers(self, counted: np.ndarray, n_grounds: int):
-        "For each of the most promising grounds: bits, ground, pieces, open cells left. `counted` uint64[words]: the cells that count."
-        right, painted, literals, wanted = self.right & counted, self.painted & counted, self.literals[:, :self.words] & counted, self.wanted & counted
-        all_cells = np.bitwise_or.reduce(wanted)
-        n_open = int(np.bitwise_count(all_cells).sum()) - np.bitwise_count(right).sum(1).astype(int)
-        pieces, piece_bits, chosen = np.zeros((MAX_PIECES, 4), np.int64), np.zeros(MAX_PIECES), np.zeros(MAX_LAYERS, np.int64)
-        for ground in np.argsort(n_open * self.cell_bits + self.grid_bits, kind='stable')[:n_grounds].tolist():
-            open_cells = all_cells & ~right[ground]
-            n = _find_pieces(literals, self.bits, self.paired, wanted, open_cells, self.cell_bits, pieces, piece_bits)
-            n = _find_copies(literals, self.bits, self.paired, self.grid_bits[:MAX_COPIED], right, painted, open_cells, self.cell_bits, pieces, piece_bits, n)
-            cells = np.zeros((n, self.words), np.uint64)
-            _cells_of_pieces(pieces[:n], literals, painted, cells)
-            used = chosen[:_cover(open_cells, cells, piece_bits, self.cell_bits, chosen)]
-            yield float(self.grid_bits[ground] + piece_bits[used].sum()), ground, pieces[used], int(np.bitwise_count(open_cells).sum())
+    def counting(self, counted: np.ndarray | None = None) -> Sets:
+        "The sets of cells without those that do not count. `counted` uint64[words]: the cells that do; None for all."
+        if counted is None: counted = np.full(self.words, ~np.uint64(0))
+        return Sets(self.right & counted, self.painted & counted, self.literals[:, :self.words] & counted, self.wanted & counted)
+
+    def grounds(self, sets: Sets) -> np.ndarray:
+        "Numbers of the grids, the most promising ground first: what is wrong said cell by cell, and the bits of the grid."
+        n_open = int(np.bitwise_count(sets.wanted).sum()) - np.bitwise_count(sets.right).sum(1).astype(int)
+        return np.argsort(n_open * self.cell_bits + self.grid_bits, kind='stable')
+
+    def open_cells(self, ground: int, sets: Sets) -> np.ndarray: return np.bitwise_or.reduce(sets.wanted) & ~sets.right[ground]
+
+    def pieces(self, open_cells: np.ndarray, sets: Sets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "What may be painted for less than naming the cells: pieces, their bits, and the cells of each, uint64[P, words]."
+        pieces, bits = np.zeros((MAX_PIECES, 4), np.int64), np.zeros(MAX_PIECES)
+        n = _find_pieces(sets.literals, self.bits, self.paired, sets.wanted, open_cells, self.cell_bits, pieces, bits)
+        n = _find_copies(sets.literals, self.bits, self.paired, self.grid_bits[:MAX_COPIED], sets.right, sets.painted, open_cells, self.cell_bits, pieces, bits, n)
+        return pieces[:n], bits[:n], _cells(pieces[:n], sets)
+
+    def covers(self, n_grounds: int = GROUNDS, counted: np.ndarray | None = None):
+        "For each of the most promising grounds: bits, ground, pieces in the order in which they are taken, number of cells left open."
+        sets, chosen = self.counting(counted), np.zeros(MAX_LAYERS, np.int64)
+        for ground in self.grounds(sets)[:n_grounds].tolist():
+            open_cells = self.open_cells(ground, sets)
+            pieces, bits, cells = self.pieces(open_cells, sets)
+            used = chosen[:_cover(open_cells, cells, bits, self.cell_bits, chosen)]
+            yield float(self.grid_bits[ground] + bits[used].sum()), ground, pieces[used], int(np.bitwise_count(open_cells).sum())
 
     def predicts(self, ground: int, pieces: np.ndarray, first: int, end: int) -> bool:
         "Is the stack right on the words `first` to `end`?"
-        span, cells = slice(first, end), np.zeros((len(pieces), self.words), np.uint64)
-        _cells_of_pieces(pieces, self.literals[:, :self.words], self.painted, cells)
+        span, cells = slice(first, end), _cells(pieces, self.counting())
         for (kind, _, grid, colour), painted in zip(pieces.tolist(), cells[:, span]):
             if (painted & ~(self.right[grid, span] if kind == COPY else self.wanted[colour, span])).any(): return False
         return not (np.bitwise_or.reduce(self.wanted[:, span]) & ~self.right[ground, span] & ~np.bitwise_or.reduce(cells[:, span], initial=np.uint64(0))).any()
@@ -334,9 +361,13 @@ class _Table:
         for first, end in self.spans[:self.goal.n_demonstrations]:
             counted = np.full(self.words, ~np.uint64(0))
             counted[first:end] = 0
-            best = min((c for c in self.covers(counted, LEFT_OUT_GROUNDS) if not c[3]), key=lambda c: c[0], default=None)
+            best = min((c for c in self.covers(LEFT_OUT_GROUNDS, counted) if not c[3]), key=lambda c: c[0], default=None)
             missed += best is None or not self.predicts(best[1], best[2], first, end)
         return missed
+
+    def unpack(self, bits: np.ndarray) -> list[np.ndarray]:
+        "A set of cells as bool[H, W], one a demonstration (and one a test, where `bits` go that far)."
+        return [np.unpackbits(np.ascontiguousarray(bits[first:end]).view(np.uint8), bitorder='little')[:h * w].reshape(h, w).astype(bool) for (first, end), (h, w) in zip(self.spans, self.sides) if end <= len(bits)]
 
     def program(self, ground: int, pieces: np.ndarray) -> Program:
         "The stack in the language."
@@ -345,20 +376,24 @@ class _Table:
         return Program(state(self.grids[ground]).steps + tuple(_layer(p, literal, lambda g: state(self.grids[g])) for p in pieces))
 
 # %% ../../nbs/41_stacking.ipynb #410019
-def stacks(search: Search) -> list[Candidate]:
-    "Stacks from the states of `search` that fit all demonstrations, each answer once; when none does, the two that have the fewest cells wrong."
+def tables(search: Search) -> list[Table]:
+    "Tables of the states of `search` that have the size of the output: for the two sizes on the tests on which most of them agree."
     goal, states = search._goal, np.zeros(MAX_STATES, np.int64)
     states = states[:_of_output_size(search._memory, search.states, goal, states)]
     if not len(states): return []
     group, costs = np.zeros(len(states), np.int64), search.state_bits()
-    n_groups, found = _group_by_sides(search._memory, states, goal.n_demonstrations, goal.n_pairs, group), []
-    for g in np.argsort(-np.bincount(group, minlength=n_groups), kind='stable')[:2]:
-        if (search._memory.kind[states[group == g]] == GRID).any(): found += _stacks_of_one_size(_Table(search, states[group == g], costs))
+    n_groups = _group_by_sides(search._memory, states, goal.n_demonstrations, goal.n_pairs, group)
+    commonest = (states[group == g] for g in np.argsort(-np.bincount(group, minlength=n_groups), kind='stable')[:2])
+    return [Table(search, chosen, costs) for chosen in commonest if (search.kinds[chosen] == GRID).any()]
+
+def stacks(search: Search) -> list[Candidate]:
+    "Stacks from the states of `search` that fit all demonstrations, each answer once; when none does, the two that have the fewest cells wrong."
+    found = [candidate for table in tables(search) for candidate in _stacks_of_one_size(table)]
     fits = sorted((s for s in found if not s.wrong), key=lambda s: (s.missed, s.bits))
     return fits or sorted(found, key=lambda s: s.wrong)[:2]
 
-def _stacks_of_one_size(table: _Table) -> list[Candidate]:
-    covers = sorted(table.covers(np.full(table.words, ~np.uint64(0)), GROUNDS), key=lambda c: (c[3] * table.cell_bits + c[0]))
+def _stacks_of_one_size(table: Table) -> list[Candidate]:
+    covers = sorted(table.covers(), key=lambda c: (c[3] * table.cell_bits + c[0]))
     fits = [c for c in covers if not c[3] and len(c[2])]
     missed, found = table.missed() if fits else table.goal.n_demonstrations, {}
     for bits, ground, pieces, wrong in fits or covers[:2]:
@@ -366,3 +401,27 @@ def _stacks_of_one_size(table: _Table) -> list[Candidate]:
         results = run_on_task(program, table.search.task)[table.goal.n_demonstrations:]
         if all(isinstance(r, np.ndarray) for r in results): found.setdefault(tuple((r.shape, r.tobytes()) for r in results), Candidate(program, bits, tuple(results), table.search.tested, 'stacking', missed, wrong))
     return list(found.values())
+
+# %% ../../nbs/41_stacking.ipynb #410061
+KINDS_OF_CELLS = {'not painted': '#f0f0f0', 'open': '#FFDC00', 'painted right': '#2ECC40', 'painted wrong': '#FF4136', 'right before': '#b7ecc0'}
+
+def _judged(cells: list[np.ndarray], wanted: list[np.ndarray], still_open: list[np.ndarray]) -> list[np.ndarray]:
+    "For each demonstration the index into `KINDS_OF_CELLS` of each of its cells, when `cells` are painted in a colour that is wanted on `wanted`."
+    return [np.where(c, np.where(w, np.where(o, 2, 4), 3), o) for c, w, o in zip(cells, wanted, still_open)]
+
+def show_cells(table: Table, sets: dict[str, np.ndarray], wanted: np.ndarray, open_cells: np.ndarray, size: float = 1.6):
+    "A Matplotlib `Figure`: what painting each of `sets` (title → uint64[words]) in one colour does, a row a demonstration; `wanted`: the cells that have this colour in the outputs; `open_cells`: those that are to be painted."
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+    n = table.goal.n_demonstrations
+    figure, axes = plt.subplots(n, len(sets), figsize=(size * len(sets), size * n + .5), squeeze=False, layout='constrained')
+    for column, (title, cells) in zip(axes.T, sets.items()):
+        column[0].set_title(title, fontsize=8)
+        for axis, judged in zip(column, _judged(*map(table.unpack, (cells, wanted, open_cells)))):
+            axis.imshow(judged, cmap=ListedColormap(list(KINDS_OF_CELLS.values())), vmin=-.5, vmax=len(KINDS_OF_CELLS) - .5, interpolation='nearest')
+            axis.set_xticks(np.arange(judged.shape[1] + 1) - .5, []), axis.set_yticks(np.arange(judged.shape[0] + 1) - .5, [])
+            axis.grid(color='white', lw=.4), axis.tick_params(length=0), axis.spines[:].set_visible(False)
+    figure.legend(handles=[Patch(color=colour, label=kind) for kind, colour in KINDS_OF_CELLS.items()], loc='outside lower center', ncols=len(KINDS_OF_CELLS), fontsize=8, frameon=False)
+    plt.close(figure)
+    return figure
