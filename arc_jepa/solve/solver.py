@@ -4,6 +4,7 @@
 
 # %% ../../nbs/47_solver.ipynb #440003
 from __future__ import annotations
+import os
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +22,7 @@ from .windows import windows
 
 # %% auto #0
 __all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'PLAIN_SHARE', 'LOOK_SECONDS',
-           'rank_answers', 'warm_up', 'Solution', 'solve']
+           'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers', 'warm_up', 'Solution', 'solve', 'default_workers']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -196,3 +197,11 @@ def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solut
     return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
                     first.bits if first else None, fitted, first is None or first.missed > 0 or first.wrong > 0, account.tested, account.found_after, account.states,
                     first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates))
+
+# %% ../../nbs/47_solver.ipynb #440041
+MEMORY, BASE_MEMORY, WORKER_MEMORY = 1000, 300, 220       # MB: in all, of the process without a search, of a search at its bounds
+
+def default_workers() -> int:
+    "Threads that solve at once: no more than the cores that this process may run on, and than fit into `MEMORY`."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(1, min(cores, (MEMORY - BASE_MEMORY) // WORKER_MEMORY))
