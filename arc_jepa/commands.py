@@ -398,11 +398,11 @@ def _grown(done: dict, library) -> str:
 
 def _grow(directory: Path, sets: list[str], source, budget: float | None, max_nodes: int | None, workers: int | None, as_json: bool) -> None:
     with _saying():
-        from arc_jepa.solve.library import Library, grow_library
+        from arc_jepa.solve.library import grow_library
     if max_nodes is None and budget is None: max_nodes = 20_000
-    done = grow_library(directory, sets, max_nodes, budget, source, workers)
+    grown, done = grow_library(directory, sets, max_nodes, budget, source, workers)
     for said in done['dropped']: typer.echo(f'dropped: {said}', err=True)
-    typer.echo(json.dumps(done) if as_json else _grown(done, Library(directory)))
+    typer.echo(json.dumps(done) if as_json else _grown(done, grown))
 
 @app.command(epilog='Examples: `arc-jepa solve arc1/training/3428a4f5 --draw`, `arc-jepa solve --library artifacts/library --tasks arc1/training --max-nodes 20000`')
 def solve(task: Annotated[Optional[str], typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')] = None,

@@ -292,8 +292,8 @@ class _File:
 @lru_cache(maxsize=1)
 def _solver_stamp() -> str: return source_stamp(Path(solver.__file__))[:16]
 
-def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',), max_nodes: int | None = 20_000, budget: float | None = None, guidance=None, workers: int | None = None, progress: bool = True) -> dict:
-    """Solve the tasks of `sets` that have no program in the library of `directory` and were not tried in vain with as much, and keep what can be verified; returns what was done and, under the names of `Library.summary`, what there is.
+def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',), max_nodes: int | None = 20_000, budget: float | None = None, guidance=None, workers: int | None = None, progress: bool = True) -> tuple[Library, dict]:
+    """Solve the tasks of `sets` that have no program in the library of `directory` and were not tried in vain with as much, and keep what can be verified; returns the library, and as plain numbers what was done and what there is (`Library.summary`).
 
     `max_nodes` programs and/or `budget` CPU seconds a task; `guidance` as `solve` takes it; `workers` threads (None: `default_workers`). Stopped at any moment, the same call goes on with the tasks that are left; with none left it changes nothing. Raises ValueError for sets that nothing may be learned from, `LibraryError` for a damaged file."""
     directory, source = Path(directory), guidance if isinstance(guidance, Guidance) else Guidance(guidance)
@@ -309,8 +309,8 @@ def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',)
         known, in_vain = {s.key for s in library.solved}, _tried_in_vain(directory, limits)
         todo = {key: found for key, found in asked.tasks.items() if key not in known and key not in in_vain}
         kept, seconds = _solve_each(todo, source, limits, programs, unsolved, workers, progress) if todo else ([], 0.0)
-        library = Library(directory)
-    return {'library': str(directory), 'tasks': len(asked.tasks), 'left_out': asked.left_out, 'tried': len(todo), 'newly_solved': len(kept), 'known': len(known & asked.tasks.keys()), 'tried_before': len(in_vain & asked.tasks.keys() - known),
+        if kept: library = Library(directory)
+    return library, {'library': str(directory), 'tasks': len(asked.tasks), 'left_out': asked.left_out, 'tried': len(todo), 'newly_solved': len(kept), 'known': len(known & asked.tasks.keys()), 'tried_before': len(in_vain & asked.tasks.keys() - known),
             'cpu_seconds': round(seconds, 2), **library.summary()}
 
 def _solve_each(todo: dict[str, tuple[str, Task]], source: Guidance, limits: _Limits, programs: _File, unsolved: _File, workers: int | None, progress: bool) -> tuple[list[str], float]:
