@@ -150,6 +150,16 @@ def test_more_programs_or_other_guidance_try_what_was_not_solved(grown, some, tm
     assert other['tried'] == 30 - more['solved_tasks'] and other['tried_before'] == 0
 
 
+def test_a_network_goes_on_where_it_was_and_another_one_begins_anew(some, tmp_path):
+    from arc_jepa.jepa.models import Jepa
+    jepa = [Jepa.untrained(seed=seed) for seed in (0, 1)]
+    jepa[0].save(tmp_path/'run')
+    tried = [grow_library(tmp_path/'library', [some], 50, guidance=network, progress=False)[1]['tried'] for network in (jepa[0], Jepa.load(tmp_path/'run'), jepa[1])]
+    assert tried[0] == 30 and tried[1] == 0 and tried[2] > 20
+    prior = {row['prior'] for row in lines(tmp_path/'library', UNSOLVED)}
+    assert len(prior) == 2 and all(name.startswith('jepa (untrained) ') for name in prior)
+
+
 def test_two_sets_share_a_library_and_a_task_that_both_have_is_solved_once(tmp_path):
     "Also where it is turned and has other colours."
     first, second = tmp_path/'first.json', tmp_path/'second.jsonl'
@@ -157,8 +167,9 @@ def test_two_sets_share_a_library_and_a_task_that_both_have_is_solved_once(tmp_p
     easy = [TASKS['67a3c6ac'], TASKS['68b16354']]
     first.write_text(json.dumps({task.id: task.to_json() for task in easy}))
     write_manifest(second, [Task('turned', tuple(map(turned, easy[0].demonstrations)), tuple(map(turned, easy[0].tests))), TASKS['74dd1130']])
-    done = json.loads(command('--library', tmp_path/'library', '--tasks', first, '--tasks', second, '--max-nodes', 1_000, '--json').stdout)
-    assert done['tasks'] == done['newly_solved'] == 3 and done['by_set'] == {str(first): 2, str(second): 1}
+    ran = command('--library', tmp_path/'library', '--tasks', first, '--tasks', second, '--max-nodes', 1_000, '--json')
+    done = json.loads(ran.stdout)
+    assert 'library: 100%' in ran.stderr and done['tasks'] == done['newly_solved'] == 3 and done['by_set'] == {str(first): 2, str(second): 1}
     assert {row['id'] for row in lines(tmp_path/'library')} == {'67a3c6ac', '68b16354', '74dd1130'}
 
 
