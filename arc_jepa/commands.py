@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -21,7 +21,7 @@ import typer
 from . import __version__
 
 # %% auto #0
-__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'PriorName', 'NEWEST', 'runs',
+__all__ = ['app', 'ConfigName', 'Overrides', 'AsJson', 'MaxNodes', 'Budget', 'RunDir', 'Workers', 'PriorName', 'NEWEST', 'runs',
            'RunDirectory', 'data', 'TasksPath', 'Prior', 'main', 'pilot', 'generate', 'triples', 'train', 'probe',
            'teach', 'runs_list', 'runs_show', 'runs_verify', 'runs_prune', 'runs_pin', 'runs_backup', 'doctor',
            'notebook', 'tune', 'solve', 'evaluate', 'show', 'check', 'tokenize', 'ablate', 'Benchmark', 'bench']
@@ -47,6 +47,7 @@ class Prior(str, Enum):
     "What can guide the search without a JEPA."
     uniform, frequency = 'uniform', 'frequency'
 
+Workers = Annotated[Optional[int], typer.Option('--workers', min=1, help='Tasks that are solved at once; as many as there are cores, and below 1 GB of memory, if left out.')]
 PriorName = Annotated[Optional[Prior], typer.Option('--guidance', help='Without a JEPA: every operation equally likely (uniform; the default), or as common as in generated rules (frequency).')]
 
 def _version(asked: bool) -> None:
@@ -230,14 +231,16 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
 
 @app.command(epilog='Example: `arc-jepa teach artifacts/pilot/jepa`')
 def teach(run_dir: Annotated[Path, typer.Argument(help='Run directory of a trained JEPA.')],
+          library: Annotated[Optional[list[Path]], typer.Option('--library', '-l', metavar='DIR', help='A library that `solve --library` made, beside the one of this package. May be repeated.')] = None,
           generated: Annotated[int, typer.Option('--generated', min=100, help='Generated tasks among the lessons.')] = 40_000, as_json: AsJson = False) -> None:
-    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those of ARC-1 training with a program in the library. A minute or two; `solve` and `evaluate --jepa` use it from then on."
+    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those that have a program in a library. A minute or two; `solve` and `evaluate --jepa` use it from then on."
     with _clear_errors():
         with _saying():
             from arc_jepa.jepa.models import Jepa
-            from arc_jepa.solve.recognition import format_bits, library_examples, save_recognition, teach as learn, worth_of
+            from arc_jepa.solve.library import Library
+            from arc_jepa.solve.recognition import examples_of, format_bits, save_recognition, teach as learn, worth_of
             jepa = Jepa.load(run_dir)
-        examples = library_examples()
+            examples = examples_of([Library(), *map(Library, library or ())])
         models = learn(jepa, examples, generated=generated)
         save_recognition(models, run_dir)
         with _saying('what it is worth'): worth = worth_of(jepa, models, examples)
@@ -393,11 +396,46 @@ def _standing(solution, demonstrations: int) -> str:
     if solution.pairs_fitted < demonstrations: return f'a guess: no program fits all demonstrations, this one fits {solution.pairs_fitted} of {demonstrations}'
     return f'fits all {demonstrations} demonstrations' + ('; a guess all the same: computed from fewer of them, it does not predict the rest' if solution.guess else '')
 
-@app.command(epilog='Example: `arc-jepa solve arc1/training/3428a4f5 --draw`')
-def solve(task: Annotated[str, typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')], jepa: RunDir = None, guidance: PriorName = None, budget: Budget = None, max_nodes: MaxNodes = None,
+def _check_solve(task: str | None, library: Path | None, tasks: list[str] | None, workers: int | None, draw: bool) -> None:
+    "Refuse what does not go together: one task, or a library and sets of tasks."
+    if library:
+        if task is not None: raise ValueError(f'{task} and --library {library}: a library takes sets of tasks, so right would be --tasks SET, or {task} without --library')
+        if draw: raise ValueError('--draw shows the attempts for one task; with --library, leave it out')
+        _check_directory(library, '--library takes')
+    else:
+        for option, given in (('--tasks', tasks), ('--workers', workers)):
+            if given: raise ValueError(f'{option} goes with --library DIRECTORY, which solves sets of tasks; `arc-jepa evaluate --tasks SET` judges one')
+
+def _grown(done: dict, library) -> str:
+    "What was done and what there is, for people."
+    before = f'of {done["tasks"]:,} tasks {done["known"]:,} had a program, and {done["tried_before"]:,} were tried in vain with as much'
+    first = f'{before}; {done["newly_solved"]:,} of the other {done["tried"]:,} are newly solved, in {done["cpu_seconds"]:,.0f} CPU-s' if done['tried'] else f'nothing to do: {before}; larger limits or other guidance try those again'
+    left_out = f'\nleft out, as the same as a task of an evaluation split: {done["left_out"]:,}' if done['left_out'] else ''
+    return f'{first}{left_out}\n{library}'
+
+def _grow(directory: Path, sets: list[str], source, budget: float | None, max_nodes: int | None, workers: int | None, as_json: bool) -> None:
+    with _saying():
+        from arc_jepa.solve.library import grow_library
+    if max_nodes is None and budget is None: max_nodes = 20_000
+    grown, done = grow_library(directory, sets, max_nodes, budget, source, workers)
+    for said in done['dropped']: typer.echo(f'dropped: {said}', err=True)
+    typer.echo(json.dumps(done) if as_json else _grown(done, grown))
+
+@app.command(epilog='Examples: `arc-jepa solve arc1/training/3428a4f5 --draw`, `arc-jepa solve --library artifacts/library --tasks arc1/training --max-nodes 20000`')
+def solve(task: Annotated[Optional[str], typer.Argument(help='A task by name (arc1/training/3428a4f5) or an ARC JSON file.')] = None,
+          library: Annotated[Optional[Path], typer.Option('--library', help='Instead of one task: solve sets of tasks and keep their programs in this directory.')] = None,
+          tasks: Annotated[Optional[list[str]], typer.Option('--tasks', help='With --library: a set by name, a manifest, a folder or a file; may be repeated. ARC-1 training if left out. Evaluation splits are refused.')] = None,
+          jepa: RunDir = None, guidance: PriorName = None, budget: Budget = None, max_nodes: MaxNodes = None, workers: Workers = None,
           draw: Annotated[bool, typer.Option('--draw', help='Draw the task and the attempts.')] = False, as_json: AsJson = False) -> None:
-    "Find a program for one task and show what it answers, within 10 CPU seconds if no limit is given. Exit code 3 when none fits all demonstrations; what is shown then is a guess."
-    with _clear_errors():
+    """Find a program for one task and show what it answers, within 10 CPU seconds if no limit is given. Exit code 3 when none fits all demonstrations; what is shown then is a guess.
+
+    With --library: solve all tasks that have no program in the library yet, with 20,000 programs each if no limit is given, and keep each program that gives all outputs of its task. Stopped or killed, the same command goes on with the tasks that are left."""
+    if task is None and library is None: raise typer.BadParameter('missing: a task, or --library with sets of tasks', param_hint="'TASK'")
+    with _clear_errors(), _stoppable(f'what was solved is in {library}; the same command goes on', at_once=True) if library else nullcontext():
+        _check_solve(task, library, tasks, workers, draw)
+        if library:
+            _grow(library, tasks or ['arc1/training'], list(_guidance(jepa, guidance).values())[-1], budget, max_nodes, workers, as_json)
+            return
         from arc_jepa.datasets import load_task
         from arc_jepa.solve.solver import solve as search
         if max_nodes is None and budget is None: budget = 10.0
@@ -438,7 +476,7 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
              output: Annotated[Optional[Path], typer.Option('--output', '-o', help='JSON file to write.')] = None,
              submission: Annotated[Optional[Path], typer.Option('--submission', help='JSON file to write in the format of the ARC Prize: two attempts for every test input, of the last variant. Test outputs may be hidden then.')] = None,
              jepa: RunDir = None, guidance: PriorName = None, max_nodes: MaxNodes = None, budget: Budget = None,
-             limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None,
+             limit: Annotated[Optional[int], typer.Option('--limit', min=1, help='First tasks only.')] = None, workers: Workers = None,
              skip_bad: Annotated[bool, typer.Option('--skip-bad', help='Leave out what is not a task, and say how many that were, instead of stopping there.')] = False, as_json: AsJson = False) -> None:
     """Solve a set of tasks by the ARC protocol (two attempts, all test inputs) and report what was solved, 20,000 programs a task if no limit is given; with --jepa, with and without guidance at equal budgets.
 
@@ -462,11 +500,11 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
         asked, variants = loaded[:limit], _guidance(jepa, guidance)
         if submission and (twice := [name for name, n in Counter(t.id for t in asked).items() if n > 1]): raise ValueError(f'{asked.name}: several tasks are called {twice[0]}; a submission has one entry for each, under its name')
         if submission and any(p.output is None for t in asked for p in t.tests):
-            plain, words = _unjudged(list(asked), list(variants.values())[-1], submission, output, journal, max_nodes=max_nodes, budget=budget, words=asked.name)
+            plain, words = _unjudged(list(asked), list(variants.values())[-1], submission, output, journal, max_nodes=max_nodes, budget=budget, workers=workers, words=asked.name)
             journal.unlink(missing_ok=True)
             typer.echo(json.dumps(plain) if as_json else words)
             return
-        report = run(asked, variants, max_nodes=max_nodes, budget=budget, jepa=getattr(variants.get('meta_guided'), 'jepa', variants.get('meta_guided')), journal=journal)
+        report = run(asked, variants, max_nodes=max_nodes, budget=budget, jepa=getattr(variants.get('meta_guided'), 'jepa', variants.get('meta_guided')), workers=workers, journal=journal)
         report.json['dataset']['skipped'] = loaded.skipped
         if output: report.write(output)
         if submission: write_atomic(submission, json.dumps(submitted(asked, report.solutions[list(report.solutions)[-1]])))

@@ -514,7 +514,7 @@ def only_one(directory: str | Path, wait: float = 2.0) -> Iterator[None]:
                     continue
                 file.seek(0)
                 who = file.read().strip() or 'another process'
-                raise DirectoryInUse(f'{directory}: {who} is at work here; wait until it is done, stop it, or choose another directory (--output)') from None
+                raise DirectoryInUse(f'{directory}: {who} is at work here; wait until it is done, stop it, or choose another directory') from None
         file.truncate(0)
         file.write(f'process {os.getpid()}, begun {time.strftime("%Y-%m-%d %H:%M:%S")},')
         file.flush()

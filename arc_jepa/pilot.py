@@ -158,8 +158,9 @@ class PilotWork:
 
     def teach(self) -> None:
         "What is worth trying on a task, from generated tasks and the library."
-        from arc_jepa.solve.recognition import format_bits, library_examples, save_recognition, teach, worth_of
-        jepa, examples = self.jepa(), library_examples()
+        from arc_jepa.solve.library import Library
+        from arc_jepa.solve.recognition import examples_of, format_bits, save_recognition, teach, worth_of
+        jepa, examples = self.jepa(), examples_of([Library()])
         models = teach(jepa, examples, generated=self.config.lessons, progress=self.progress)
         print(format_bits(worth_of(jepa, models, examples), len(examples)))
         save_recognition(models, self.run_dir/'jepa')

@@ -53,6 +53,7 @@ RUNS = {  # documented command: appended words
     'arc-jepa train --config jepa_pilot pre_tokenized.path=artifacts/tokenized/pilot_curriculum': 'training.epochs=1 training.steps_per_epoch=2 training.batch_size=8',
     'arc-jepa ablate --variants vq,relational --tasks artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/ablation/manifest.json': '--seeds 1 --seconds 0.3 --questions 16 training.batch_size=8',
     'arc-jepa solve arc1/training/3428a4f5 --draw': '',
+    'arc-jepa solve --library artifacts/library --tasks arc1/training --tasks artifacts/data/pilot_curriculum --max-nodes 2000': '--max-nodes 100',
     'arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json': '--limit 4 --max-nodes 500',
     'arc-jepa evaluate --tasks arc1/evaluation --guidance frequency --submission artifacts/eval/submission.json': '--limit 4 --max-nodes 500',
     'arc-jepa generate --config pilot_ood': 'task_schedule.sequential.count=12',

@@ -13,13 +13,15 @@ from arc_jepa.dsl.types import Type
 from arc_jepa.content import task_keys
 from arc_jepa.grid import Pair, Task
 from arc_jepa.jepa.models import Jepa, JepaError
+from arc_jepa.solve.library import Library
 from arc_jepa.solve.guidance import Guidance, variants_of
-from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, bits_a_step, fold_of, has_recognition, hindsight_lessons, labels, library_examples, load_recognition,
+from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, bits_a_step, examples_of, fold_of, has_recognition, hindsight_lessons, labels, load_recognition,
                                         save_recognition, teach)
 from arc_jepa.solve.search import Search, instruction_costs, instructions_for
 from arc_jepa.solve.solver import solve
 
-EXAMPLES = library_examples()[:60]
+ALL = examples_of([Library()])
+EXAMPLES = ALL[:60]
 TASKS = [task for task, _ in EXAMPLES]
 FOLD = fold_of(task_keys(TASKS))
 
@@ -130,6 +132,6 @@ def test_teach_from_the_shell(tmp_path, jepa):
     done = CliRunner().invoke(app, ['teach', str(tmp_path), '--generated', '200', '--json'])
     assert done.exit_code == 0, done.stderr
     worth = json.loads(done.stdout)
-    assert worth['examples'] == len(library_examples()) and worth['bits_a_step']['statistics'] < worth['bits_a_step']['uniform'] - 0.5 and has_recognition(tmp_path)
+    assert worth['examples'] == len(ALL) and worth['bits_a_step']['statistics'] < worth['bits_a_step']['uniform'] - 0.5 and has_recognition(tmp_path)
     lost = CliRunner().invoke(app, ['teach', str(tmp_path / 'nowhere')])
     assert lost.exit_code == 1 and 'jepa.json: not found' in lost.stderr

@@ -2,15 +2,14 @@
 import numpy as np
 import pytest
 
-from arc_jepa.datasets import load_tasks
-from arc_jepa.dsl.program import load_library, parse, run_value, value_html
+from arc_jepa.dsl.program import parse, run_value, value_html
 from arc_jepa.dsl.types import from_grid
 from arc_jepa.evaluate.report import _answered_after, steps_html
+from arc_jepa.solve.library import Library
 
 
 def test_every_library_program_is_drawn_step_by_step():
-    tasks = {task.id: task for task in load_tasks('arc1/training')}
-    drawn = [steps_html(str(program), tasks[name].tests[0].input) for name, program in load_library().items()]
+    drawn = [steps_html(str(s.program), s.task.tests[0].input) for s in Library('arc1_training').solved]
     assert len(drawn) > 200 and all(page.count('<figure>') >= 2 for page in drawn)
 
 

@@ -8,11 +8,10 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ..compiled import PACKAGE, call_kernel, jit, pointer
+from ..compiled import call_kernel, jit, pointer
 from ..config import did_you_mean
 from ..grid import COLOUR_NAMES, PALETTE, Pair, Task, grid_svg
 from .ops import N_OPS, OP_BY_NAME, OPS, Body, ColourMap, Op, Operand, PackedPair, op_addresses
@@ -25,7 +24,7 @@ __all__ = ['STARTS', 'MAX_TEXT', 'MAX_NESTING', 'MAX_STEPS', 'MAX_ROWS', 'COLUMN
            'Program', 'ProgramError', 'parse', 'check', 'inner_place', 'to_rows', 'to_array', 'from_array', 'n_steps',
            'Instruction', 'Code', 'assemble_rows', 'assemble', 'Machine', 'machine', 'execute', 'Failure', 'run_value',
            'as_program', 'run_program', 'run_on_task', 'reproduces', 'description_length', 'value_html', 'Explanation',
-           'explain', 'load_library']
+           'explain']
 
 # %% ../../nbs/17_program.ipynb #170005
 @dataclass(frozen=True)
@@ -715,17 +714,3 @@ def explain(program: Program | str, task: Task | np.ndarray, cell: int = 7) -> E
     heads = ['<b>input</b>'] + [f'<div style="max-width:18em"><b>{html.escape(str(s))}</b><br>{html.escape(s.op.doc)}</div>' for s in program.steps] + ['<b>expected</b>'] * any(p.output is not None for p in pairs)
     rows = [heads, *_explained_rows(program, pairs, cell)]
     return Explanation('<table cellpadding="6" style="font:12px/1.4 system-ui,sans-serif;text-align:left">' + ''.join(f'<tr><td>{"<td>".join(row)}' for row in rows) + '</table>')
-
-# %% ../../nbs/17_program.ipynb #170038
-def load_library(path: Path | str = 'arc1_training') -> dict[str, Program]:
-    "Programs by the name of the task. `path`: a file, or the name of a library of this package. Raises ValueError with file and line for what is no program, and for a task that occurs twice."
-    path = Path(path) if Path(path).exists() or Path(path).suffix else PACKAGE / 'library' / f'{path}.txt'
-    programs: dict[str, Program] = {}
-    for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
-        name, text = (line.split(None, 1) + ['', ''])[:2]
-        if not name or name.startswith('#'): continue
-        if not text: raise ValueError(f'{path}:{number}: no program after the name {name}')
-        if name in programs: raise ValueError(f'{path}:{number}: {name} occurs twice')
-        try: programs[name] = parse(text.strip())
-        except ProgramError as error: raise ValueError(f'{path}:{number}: {error}') from error
-    return programs

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import hashlib
 import json
-import os
 import threading
 import time
 from collections import Counter
@@ -20,39 +19,20 @@ import numpy as np
 from ..compiled import source_stamp
 from ..config import read_json_lines, write_atomic
 from ..grid import N_COLOURS, Pair, Task
-from ..dsl.program import Failure, as_program, run_value
 from ..generate.generator import sample_batch
-from ..generate.scenes import FAMILIES, draw_scene, seed_state
-from ..dsl.types import VALUE_BYTES, value_bytes
 from ..progress import ticking
 from ..solve import solver
 from ..solve.guidance import Guidance, variants_of
-from ..solve.solver import ENGINES, Solution, solve, warm_up
+from ..solve.library import behaviour
+from ..solve.solver import ENGINES, Solution, default_workers, solve, warm_up
 from ..statistics import as_number, geometric_ratio, wilson_interval
 
 # %% auto #0
-__all__ = ['LONGEST_SIDE', 'behaviour', 'known_behaviours', 'new_behaviours', 'leave_one_out_distances', 'distance_statistics',
-           'first_fits', 'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks', 'evaluate', 'likely_size',
-           'guessed_answers', 'submission']
+__all__ = ['LONGEST_SIDE', 'known_behaviours', 'new_behaviours', 'leave_one_out_distances', 'distance_statistics', 'first_fits',
+           'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks', 'evaluate', 'likely_size', 'guessed_answers',
+           'submission']
 
 # %% ../../nbs/50_evaluation.ipynb #500008
-@lru_cache(maxsize=1)
-def _fresh_scenes() -> tuple[np.ndarray, ...]:
-    "Twenty scenes of different families, from a seed that nothing else uses."
-    state, value, scenes = np.zeros(1, np.uint64), np.zeros(VALUE_BYTES, np.uint8), []
-    for i in range(20):
-        seed_state(state, 0x5CE4E5, i)
-        draw_scene(state, i % len(FAMILIES), 6, 12, np.random.default_rng(i).permutation(np.arange(1, 10)).astype(np.int64), 4, value)
-        scenes.append(value[:value_bytes(value)].copy())
-    return tuple(scenes)
-
-def behaviour(program) -> tuple | None:
-    "What `program` (text, object or array) does on the fresh scenes, as something that can be compared; None when it applies to fewer than two of them."
-    program = as_program(program)
-    results = [run_value(program, scene) for scene in _fresh_scenes()]
-    if sum(not isinstance(r, Failure) for r in results) < 2: return None
-    return tuple(None if isinstance(r, Failure) else r[:value_bytes(r)].tobytes() for r in results)
-
 @lru_cache(maxsize=1)
 def known_behaviours() -> frozenset:
     "Behaviours of a sample of the rules that training tasks are made of."
@@ -178,7 +158,7 @@ def _solve_all(tasks, priors, guidance, budget, max_nodes, workers, bar, journal
         solution = journal.solve(task, budget, max_nodes, guidance, prior)
         bar.update()
         return solution
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    pool = ThreadPoolExecutor(workers or default_workers())
     try: return list(pool.map(one, tasks, priors))
     finally: pool.shutdown(wait=False, cancel_futures=True)
 

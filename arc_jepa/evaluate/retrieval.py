@@ -17,7 +17,7 @@ import numpy as np
 
 from ..config import write_atomic
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS
-from ..dsl.program import load_library, n_steps, run_program, to_rows
+from ..dsl.program import n_steps, run_program, to_rows
 from ..dsl.types import Type
 from ..generate.generator import TRAINING_CURRICULUM, GenerateConfig, PhaseConfig, ProgramConfig, phase_table, sample_batch
 from ..grid import MAX_SIDE, PackedGrids, Pair, Task, pack, show_grids
@@ -25,6 +25,7 @@ from ..jepa.diagnostics import Alarm, diagnose, effective_rank
 from ..jepa.models import HELD_OUT_SEED, Jepa, JepaConfig
 from ..jepa.objectives import op_shares
 from ..jepa.tokens import N_STATISTICS, TokenSettings, Tokens, join, pair_statistics, tokenize
+from ..solve.library import Library
 from ..statistics import as_number, bootstrap_mean, wilson_interval
 
 # %% auto #0
@@ -245,7 +246,7 @@ def one_step_ops() -> list[str]:
 
 def most_used_ops(n: int = 26) -> list[str]:
     "Those of `one_step_ops` that the most programs of the ARC-1 training library contain: the rule behind `PROBE_OPS`."
-    used = Counter(name for program in load_library().values() for name in {step.op.name for step in to_rows(program)[1] if step is not None})
+    used = Counter(name for solved in Library('arc1_training').solved for name in {step.op.name for step in to_rows(solved.program)[1] if step is not None})
     return sorted(one_step_ops(), key=lambda name: (-used[name], name))[:n]
 
 def probe_pairs(tasks_a_class: int, seed: int = 0, ops: Sequence[str] = PROBE_OPS) -> tuple[PackedGrids, np.ndarray]:

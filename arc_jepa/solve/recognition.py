@@ -19,19 +19,19 @@ from ..config import write_atomic
 from ..content import task_keys
 from ..grid import N_COLOURS, Pair, Task, pack
 from ..dsl.ops import N_OPS, OPS, op_table_hash
-from ..datasets import load_tasks
-from ..dsl.program import Program, from_array, load_library, run_program
+from ..dsl.program import Program, from_array, run_program
 from ..dsl.types import Type
 from ..generate.generator import sample_batch
 from ..jepa.models import WEIGHTS as JEPA_WEIGHTS, Jepa, JepaError
 from ..jepa.tokens import N_STATISTICS, pair_statistics, tokenize
 from ..progress import ticking
 from .guidance import Guidance
+from .library import Library
 from .search import DEDUCED, FLOOR
 
 # %% auto #0
 __all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'RECOLOURED', 'EXECUTED', 'TRIED',
-           'LIBRARY_TIMES', 'EPOCHS', 'labels', 'Lessons', 'library_examples', 'fold_of', 'generated_lessons',
+           'LIBRARY_TIMES', 'EPOCHS', 'labels', 'Lessons', 'examples_of', 'fold_of', 'generated_lessons',
            'library_lessons', 'hindsight_lessons', 'features', 'Head', 'RecognitionModel', 'lessons_from', 'teach',
            'bits_a_step', 'worth_of', 'format_bits', 'save_recognition', 'has_recognition', 'load_recognition']
 
@@ -59,10 +59,10 @@ class Lessons(NamedTuple):
 
     def __add__(self, other: Lessons) -> Lessons: return Lessons(self.tasks + other.tasks, self.labels + other.labels, self.folds + other.folds)
 
-def library_examples(name: str = 'arc1_training') -> list[tuple[Task, Program]]:
-    "The tasks of ARC-1 training that have a program in the library of this package."
-    tasks = {task.id: task for task in load_tasks('arc1/training')}
-    return [(tasks[task], program) for task, program in load_library(name).items()]
+def examples_of(libraries: Sequence[Library]) -> list[tuple[Task, Program]]:
+    "Each task with each program that some library has for it."
+    found = {(key, str(program)): (task, program) for library in libraries for key, task, program in library.examples()}
+    return list(found.values())
 
 FOLDS = 5
 LESSON_SEED = 500_000_000       # of generated lessons; no training run and no measurement begins there

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/47_solver.ipynb #440003
 from __future__ import annotations
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,8 @@ from .windows import windows
 
 # %% auto #0
 __all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'PLAIN_SHARE',
-           'LOOK_SECONDS', 'ENGINE_COLOURS', 'rank_answers', 'warm_up', 'Span', 'Solution', 'solve', 'show_timeline']
+           'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers', 'warm_up',
+           'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -235,3 +237,11 @@ def show_timeline(solution: Solution):
     figure.legend(handles=[Patch(color=colour, label=engine) for engine, colour in ENGINE_COLOURS.items()], loc='outside upper center', ncols=len(ENGINES), fontsize=8, frameon=False)
     plt.close(figure)
     return figure
+
+# %% ../../nbs/47_solver.ipynb #440041
+MEMORY, BASE_MEMORY, WORKER_MEMORY = 1000, 300, 220       # MB: in all, of the process without a search, of a search at its bounds
+
+def default_workers() -> int:
+    "Threads that solve at once: no more than the cores that this process may run on, and than fit into `MEMORY`."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(1, min(cores, (MEMORY - BASE_MEMORY) // WORKER_MEMORY))
