@@ -1132,6 +1132,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                'arc_jepa/evaluate/evaluation.py'),
                                               'arc_jepa.evaluate.evaluation.Report.write': ( 'evaluation.html#report.write',
                                                                                              'arc_jepa/evaluate/evaluation.py'),
+                                              'arc_jepa.evaluate.evaluation._by_phase': ( 'evaluation.html#_by_phase',
+                                                                                          'arc_jepa/evaluate/evaluation.py'),
                                               'arc_jepa.evaluate.evaluation._likely_side': ( 'evaluation.html#_likely_side',
                                                                                              'arc_jepa/evaluate/evaluation.py'),
                                               'arc_jepa.evaluate.evaluation._right_size': ( 'evaluation.html#_right_size',

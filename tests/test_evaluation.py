@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from arc_jepa.commands import app
 from arc_jepa.datasets import load_tasks
 from arc_jepa.evaluate import evaluation
-from arc_jepa.evaluate.evaluation import guessed_answers, likely_size, solve_tasks, submission
+from arc_jepa.evaluate.evaluation import evaluate, guessed_answers, likely_size, solve_tasks, submission
 from arc_jepa.grid import Pair, Task, as_grid
 
 EVALUATE = """
@@ -194,3 +194,11 @@ def test_another_solver_does_not_answer_from_the_journal(tmp_path, monkeypatch):
         monkeypatch.setattr(evaluation, '_solver_stamp', lambda stamp=stamp: stamp)
         evaluation.evaluate(tasks, max_nodes=300, progress=False, journal=journal)
         assert len(journal.read_text().splitlines()) == lines
+
+def test_phases_of_a_curriculum_are_counted_each():
+    tasks = [Task(t.id, t.demonstrations, t.tests, {'phase': phase}) for t, phase in zip(load_tasks('arc1/training')[:9], ('phase_i', 'phase_ii', 'phase_ii') * 3)]
+    report = evaluate(tasks, max_nodes=2_000, progress=False)
+    solved = [row['dsl_only']['solved'] for row in report.json['results']]
+    assert report.json['variants']['dsl_only']['by_phase'] == {phase: {'solved': sum(s for s, t in zip(solved, tasks) if t.metadata['phase'] == phase), 'tasks': n} for phase, n in (('phase_i', 3), ('phase_ii', 6))}
+    assert 'phase_ii' in str(report) and 0 < sum(solved) < 9
+    assert evaluate(load_tasks('arc1/training')[:1], max_nodes=100, progress=False).json['variants']['dsl_only']['by_phase'] == {}

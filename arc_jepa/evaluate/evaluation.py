@@ -105,6 +105,7 @@ class Report:
             low, high = v['success_interval']
             lines.append(f'  {name:12s} solved {v["solved_count"]:4d} ({v["success_rate"]:.1%}, 95 % interval {low:.1%}-{high:.1%}), with one attempt {v["solved_one_attempt"]}; stands by {v["full_fits"]} answers' + (f', {v["full_fit_precision"]:.0%} of them right' if v['full_fits'] else '') + f'; size right {v["size_accuracy"]:.1%}; '
                          f'{v["avg_programs_tested"]:,.0f} programs and {v["cpu_s_per_item"]:.2f} CPU-s an item, prior: {v["prior"]}')
+            if len(v['by_phase']) > 1: lines.append(' ' * 15 + ', '.join(f'{phase} {n["solved"]} of {n["tasks"]}' for phase, n in v['by_phase'].items()))
         for names, pair in self.json['programs_to_first_fit'].items():
             if pair['ratio']: lines.append(f'  programs to the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}), geometric mean over {pair["tasks"]} tasks that both fit')
         return '\n'.join(lines)
@@ -118,12 +119,17 @@ def _right_size(task: Task, solution: Solution) -> bool:
     "Has one of the attempts the size of the output, for every test input?"
     return len(solution.attempts) == len(task.tests) and all(any(a.shape == pair.output.shape for a in tried) for tried, pair in zip(solution.attempts, task.tests))
 
+def _by_phase(tasks: Sequence[Task], solved: Sequence[bool]) -> dict[str, dict[str, int]]:
+    "Solved tasks of each phase of a curriculum; empty for tasks that are of none."
+    phases = [task.metadata.get('phase') for task in tasks]
+    return {phase: {'solved': sum(flag for p, flag in zip(phases, solved) if p == phase), 'tasks': phases.count(phase)} for phase in sorted({p for p in phases if p})}
+
 def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior_seconds: float) -> dict:
     flags, sure = [bool(s.solves(t)) for t, s in zip(tasks, solutions)], [not s.guess for s in solutions]
     solved, first, stood = sum(flags), sum(bool(s.solves(t, 1)) for t, s in zip(tasks, solutions)), sum(np.logical_and(flags, sure).tolist())
     right = [(k, s) for t, s in zip(tasks, solutions) if (k := s.right_attempt(t)) is not None]         # whose program is right: attempts that are right for one test each have none
     items = sum(len(t.tests) for t in tasks)
-    return {'success_rate': solved / len(tasks), 'success_interval': wilson_interval(solved, len(tasks)), 'solved_count': solved, 'solved_one_attempt': first,
+    return {'success_rate': solved / len(tasks), 'success_interval': wilson_interval(solved, len(tasks)), 'solved_count': solved, 'solved_one_attempt': first, 'by_phase': _by_phase(tasks, flags),
             'avg_programs_tested': float(np.mean([s.programs_tested for s in solutions])), 'novelty_rate': new_behaviours([s.programs[k] for k, s in right]) / len(tasks), 'cpu_s_per_item': (sum(s.seconds for s in solutions) + prior_seconds) / items, 'prior_s_per_item': prior_seconds / items,
             'full_fits': sum(sure), 'full_fit_precision': stood / sum(sure) if any(sure) else None, 'size_accuracy': float(np.mean([_right_size(t, s) for t, s in zip(tasks, solutions)])),
             'solved_by': {engine: sum(s.engines[k] == engine for k, s in right) for engine in ENGINES}, 'prior': prior}
