@@ -54,6 +54,8 @@ RUNS = {  # documented command: appended words
     'arc-jepa ablate --variants vq,relational --tasks artifacts/data/pilot_curriculum/manifest.jsonl --output artifacts/ablation/manifest.json': '--seeds 1 --seconds 0.3 --questions 16 training.batch_size=8',
     'arc-jepa solve arc1/training/3428a4f5 --draw': '',
     'arc-jepa solve --library artifacts/library --tasks arc1/training --tasks artifacts/data/pilot_curriculum --max-nodes 2000': '--max-nodes 100',
+    'arc-jepa teach artifacts/jepa/jepa_cpu --library artifacts/library': '--generated 200',
+    'arc-jepa evaluate --tasks artifacts/data/pilot_curriculum/heldout.jsonl --jepa artifacts/jepa/jepa_cpu --max-nodes 1000000 --json': '--limit 4 --max-nodes 500',
     'arc-jepa evaluate --tasks arc1/training --max-nodes 20000 --output artifacts/eval/arc1_training.json': '--limit 4 --max-nodes 500',
     'arc-jepa evaluate --tasks arc1/evaluation --guidance frequency --submission artifacts/eval/submission.json': '--limit 4 --max-nodes 500',
     'arc-jepa generate --config pilot_ood': 'task_schedule.sequential.count=12',
