@@ -12,6 +12,7 @@ from typing import Sequence
 import numpy as np
 from ..grid import Pair, Task
 from ..dsl.program import run_program
+from .branches import branches, repeats
 from .guidance import Guidance
 from .objectwise import objectwise
 from .search import CHUNK, Candidate, Search
@@ -20,8 +21,8 @@ from .views import VIEWS, apply_view, undo_view
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'PLAIN_SHARE', 'LOOK_SECONDS',
-           'rank_answers', 'warm_up', 'Solution', 'solve']
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'REPEATED_SHARE', 'PLAIN_SHARE',
+           'LOOK_SECONDS', 'rank_answers', 'warm_up', 'Solution', 'solve']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -43,6 +44,8 @@ def warm_up() -> None:
     search.run(500)
     stacks(search)
     windows(search)
+    branches(search)
+    repeats(search)
 
 @dataclass(frozen=True)
 class Solution:
@@ -84,10 +87,11 @@ class Solution:
         return cls(**plain | dict(programs=tuple(plain['programs']), engines=tuple(plain['engines']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
 
 # %% ../../nbs/47_solver.ipynb #440010
-ENGINES = 'search', 'stacking', 'windows', 'objectwise'
+ENGINES = 'search', 'stacking', 'windows', 'branches', 'repeats', 'objectwise'
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
+REPEATED_SHARE = 0.05        # programs that are tried again and again, of those that the search has tested
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
@@ -119,12 +123,13 @@ class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
         self.engines, self.clock, self.until, self.limit = engines, clock, until, limit
-        self.search, self.looked_up, self.mapped, self.looked_at, self.bodies = Search(task, prior), [], [], -1, 0
+        self.search, self.looked_up, self.looked_at = Search(task, prior), [], -1
+        self.repeated, self.rounds, self.next_state, self.mapped, self.bodies = [], 0, 1, [], 0
 
     @property
-    def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.mapped if not _trusted(self.search.candidates) else [])
+    def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.repeated + self.mapped if not _trusted(self.search.candidates) else [])
     @property
-    def tested(self) -> int: return self.search.tested + self.bodies
+    def tested(self) -> int: return self.search.tested + self.rounds + self.bodies
 
     def look(self) -> float:
         "Let the other engines look at what there is; returns the seconds that it took."
@@ -132,9 +137,13 @@ class _Work:
         self.looked_at, self.looked_up = search.tested, []
         if 'windows' in self.engines: self.looked_up += windows(search)
         if 'stacking' in self.engines: self.looked_up += stacks(search)
+        if 'branches' in self.engines: self.looked_up += branches(search)
+        if 'repeats' in self.engines:
+            found, tested, self.next_state = repeats(search, self.next_state, int(min(REPEATED_SHARE * search.tested, self.limit - self.tested)))
+            self.repeated, self.rounds = self.repeated + found, self.rounds + tested
         programs = int(min(search.tested, self.limit - self.tested))
         if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
-            self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
+            self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds, [branches] if 'branches' in self.engines else [])
             self.bodies += tested
         return self.clock.seconds - before
 
@@ -153,7 +162,7 @@ class _Work:
             if look_at == first_look: last_look += LOOK_SECONDS * chunk
             if _trusted(search.candidates) or search.tested < look_at: continue
             look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
-            if _trusted(self.looked_up + self.mapped): return
+            if _trusted(self.looked_up + self.repeated + self.mapped): return
         if not _trusted(self.candidates) and search.tested > self.looked_at: self.look()
 
 # %% ../../nbs/47_solver.ipynb #440033
