@@ -167,16 +167,26 @@ def test_a_look_at_large_grids_is_short(name):
     search.run(20_000)
     before = time.thread_time()
     branches(search)
-    repeats(search, 1, 1_000)
+    _, tested, next_one = repeats(search, 1, 1_000_000)
     used = time.thread_time() - before
-    assert used < 0.5 and used < before - start, (used, before - start)
+    assert used < 0.5 and used < before - start and 0 < tested, (used, before - start)
+    assert next_one < search.states, 'there was more to do than there was time for'
 
 
-def test_more_pairs_than_a_word_has_bits():
+def test_more_pairs_than_a_word_has_bits(generated, monkeypatch):
     "No branch, and no error."
-    task = of_rule('flip_up_down', *[[[k % 9, 1], [0, k % 7]] for k in range(MAX_PAIRS + 2)])
-    half = Task('', tuple(Pair(p.input, p.output if k % 2 else np.zeros((1, 1), np.uint8)) for k, p in enumerate(task.demonstrations)), task.tests)
-    assert branches(searched(half, 2_000)) == []
+    assert branches(searched(of_rule('flip_up_down', *[[[k % 9, 1], [0, k % 7]] for k in range(MAX_PAIRS + 10)]), 2_000)) == []
+    search = next(search for _, search in generated if branches(search))
+    monkeypatch.setattr(room, 'MAX_PAIRS', search._goal.n_pairs - 1)
+    assert branches(search) == []
+
+
+def test_what_does_not_give_the_demonstrations_or_no_answer_is_no_candidate():
+    search = searched(of_rule('flip_up_down', [[1, 2], [3, 3]], [[0, 4], [5, 5]], [[1, 1], [2, 0]]), 10)
+    for text, right in (('flip_up_down', True), ('flip_left_right', False), ('if(has_colour(blue), flip_up_down, half(up))', False), ('if(same_as(input), flip_up_down, here)', True), ('where(blue) | crop | flip_up_down', False)):
+        assert bool(room._candidate(search, 'branches', parse(text), 10.0, 0)) == right, text
+    cells = 8 * np.log2(10)
+    assert [room._candidate(search, 'branches', parse('flip_up_down'), bits, 1).missed for bits in (cells - 1, cells + 1)] == [1, 2], 'dearer than its cells'
 
 
 def test_objects_are_of_two_kinds():
