@@ -11,7 +11,7 @@ from arc_jepa.generate.corpus import tasks_of
 from arc_jepa.generate.generator import GenerateConfig
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import branches as room
-from arc_jepa.solve.branches import MAX_ANSWERS, MAX_PAIRS, branches, repeats
+from arc_jepa.solve.branches import MAX_ANSWERS, MAX_PAIRS, branches, one_step_more, repeats
 from arc_jepa.solve.objectwise import objectwise
 from arc_jepa.solve.search import Search
 from arc_jepa.solve.solver import ENGINES, solve, warm_up
@@ -48,16 +48,15 @@ def test_candidates_do_by_the_executor_what_they_say(generated):
     "Text that parses back, all demonstrations, the answers, one candidate an answer, cheapest first."
     seen = {'if': 0, 'repeat': 0}
     for task, search in generated:
-        for found in (branches(search), repeats(search)[0]):
+        for found in (branches(search), one_step_more(search)[0], repeats(search)[0]):
             assert len(found) <= MAX_ANSWERS and [c.bits for c in found] == sorted(c.bits for c in found)
             assert len({tuple((a.shape, a.tobytes()) for a in c.answers) for c in found}) == len(found)
             for c in found:
                 assert parse(str(c.program)) == c.program and reproduces(c.program, task.hide_test_outputs()) and not c.wrong, str(c.program)
                 assert c.missed or worth_saying(c.bits, task)
                 for answer, test in zip(c.answers, task.tests): assert np.array_equal(answer, run_program(c.program, test.input))
-                name = c.program.steps[-1].op.name
-                assert c.engine == {'if': 'branches', 'repeat': 'repeats'}[name]
-                seen[name] += 1
+                assert c.engine == {'if': 'branches', 'repeat': 'repeats'}[c.program.steps[-1].op.name]
+            for c in found: seen[c.program.steps[-1].op.name] += 1
     assert seen['if'] > 40 and seen['repeat'] > 5, seen
 
 
@@ -147,6 +146,30 @@ def test_programs_of_repeats_are_a_limit_and_the_next_look_goes_on():
     assert tested >= whole[1] and {str(c.program) for c in whole[0]} <= {str(c.program) for c in found} != set()
 
 
+def test_one_step_more_than_the_search_puts_right_what_is_wrong_elsewhere():
+    "d406998b: what is one step from right on half of the demonstrations. Each step that is tested counts, and there is a limit to them."
+    task = load_task('arc1/training/d406998b')
+    search = searched(task, 60_000)
+    found, tested = one_step_more(search, 5_000)
+    assert not branches(search) and np.array_equal(found[0].answers[0], task.tests[0].output) and found[0].missed
+    assert parse(str(found[0].program)) == found[0].program and reproduces(found[0].program, task)
+    for programs in (0, 1, 7, 100): assert one_step_more(search, programs)[1] == programs
+    assert one_step_more(search, 0) == ([], 0) and 100 < tested <= 5_000
+    task, ways = load_task('arc1/training/794b24be'), dict(budget=None, max_nodes=30_000, views=['plain'])
+    solution = solve(task, engines=['search', 'branches'], **ways)
+    assert solution.solves(task) and solution.engine == 'branches' and not solution.guess and 20_000 < solution.programs_tested <= 21_000
+    assert not solve(task, engines=['search'], **ways).solves(task)
+
+
+def test_a_step_on_top_of_a_grid_goes_to_the_side_that_needs_it():
+    "Either way round, and only where both are right on what the condition gives them."
+    truths, conditions = np.array([0b0011, 0b0101]), np.array([7, 8])
+    assert list(room._ways(0b0011, 0b1100, truths, conditions, 4)) == [(7, False)]
+    assert list(room._ways(0b1100, 0b0011, truths, conditions, 4)) == [(7, True)]
+    assert list(room._ways(0b0111, 0b1100, truths, conditions, 4)) == [(7, False)]
+    assert list(room._ways(0b0001, 0b1110, truths, conditions, 4)) == []
+
+
 def full(seed, colours): return np.random.default_rng(seed).integers(0, colours, (30, 30))
 
 
@@ -167,6 +190,7 @@ def test_a_look_at_large_grids_is_short(name):
     search.run(20_000)
     before = time.thread_time()
     branches(search)
+    assert one_step_more(search, 1_000_000)[1] < 100_000
     _, tested, next_one = repeats(search, 1, 1_000_000)
     used = time.thread_time() - before
     assert used < 0.5 and used < before - start and 0 < tested, (used, before - start)

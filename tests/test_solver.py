@@ -14,7 +14,7 @@ from arc_jepa.dsl.ops import OP_BY_NAME
 from arc_jepa.dsl.program import Program, Step, parse, reproduces, run_program
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import solver as solver_module
-from arc_jepa.solve.branches import branches, repeats
+from arc_jepa.solve.branches import branches, one_step_more, repeats
 from arc_jepa.solve.objectwise import SEGMENTATIONS, objectwise, part_task
 from arc_jepa.solve.search import Candidate, Search
 from arc_jepa.solve.solver import ENGINES, rank_answers, solve, warm_up
@@ -58,7 +58,7 @@ def test_candidates_do_by_the_executor_what_they_say(name):
         made = apply_view(view, task)
         if made is None: continue
         search = searched(made)
-        inside = [*search.candidates, *windows(search), *stacks(search), *branches(search), *repeats(search)[0], *objectwise(made, programs=6_000, looks=[branches])[0]]
+        inside = [*search.candidates, *windows(search), *stacks(search), *branches(search), *one_step_more(search)[0], *repeats(search)[0], *objectwise(made, programs=6_000, looks=[branches])[0]]
         for candidate in inside: check(candidate, made)
         for candidate in filter(None, (undo_view(view, c, task) for c in inside)): check(candidate, task)
 
@@ -99,8 +99,8 @@ def never(*words): raise AssertionError('this was left out')
 @pytest.mark.parametrize('engine', ENGINES)
 def test_engines_and_views_that_are_left_out_have_no_part_in_it(engine, monkeypatch):
     warm_up()
-    rooms = {'windows': 'windows', 'stacking': 'stacks', 'branches': 'branches', 'repeats': 'repeats', 'objectwise': 'objectwise'}
-    for other, function in rooms.items():
+    rooms = ('windows', 'windows'), ('stacking', 'stacks'), ('branches', 'branches'), ('branches', 'one_step_more'), ('repeats', 'repeats'), ('objectwise', 'objectwise')
+    for other, function in rooms:
         if other != engine: monkeypatch.setattr(solver_module, function, never)
     for name in (MANY_VIEWS_AND_PARTS, '44f52bb0', '60b61512', '5117e062'):
         task = task_of(name)
@@ -237,7 +237,7 @@ def test_engines_do_not_look_at_test_outputs():
         for view in VIEWS.values():
             made = apply_view(view, given)
             search = searched(made)
-            inside = [*search.candidates, *windows(search), *stacks(search), *branches(search), *repeats(search)[0], *objectwise(made, programs=6_000, looks=[branches])[0]]
+            inside = [*search.candidates, *windows(search), *stacks(search), *branches(search), *one_step_more(search)[0], *repeats(search)[0], *objectwise(made, programs=6_000, looks=[branches])[0]]
             found += [(str(c.program), c.bits, c.missed, c.wrong, [a.tolist() for a in c.answers]) for c in inside]
         return found
     assert everything(task) == everything(noise) == everything(task.hide_test_outputs()) != []

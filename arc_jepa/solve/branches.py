@@ -8,15 +8,15 @@ from itertools import product
 
 import numpy as np
 from ..compiled import call_kernel, jit, pointer
-from ..dsl.ops import N_OPS, OP_BY_NAME, op_addresses
+from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses
 from ..dsl.program import MAX_ROUNDS, Program, Step, run_on_task
-from ..dsl.types import BOOLEAN, GRID, HEADER, OK, VALUE_BYTES, WORK_BYTES, read_scalar, same_value, value_bytes
-from .search import Candidate, Search
+from ..dsl.types import BOOLEAN, GRID, HEADER, OK, VALUE_BYTES, WORK_BYTES, Type, read_scalar, same_value, value_bytes
+from .search import UNITS_PER_BIT, Candidate, Search
 from .windows import worth_saying
 
 # %% auto #0
 __all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'A_SIDE', 'MAX_BODY',
-           'EFFORT', 'STEP_EFFORT', 'branches', 'repeats']
+           'EFFORT', 'STEP_EFFORT', 'branches', 'repeats', 'one_step_more']
 
 # %% ../../nbs/44_branches.ipynb #442007
 MAX_PAIRS = 62                       # bits of a word, without its sign
@@ -119,6 +119,13 @@ def _candidate(search: Search, engine: str, program: Program, bits: float, misse
     if not all(isinstance(r, np.ndarray) for r in results) or not all(np.array_equal(r, pair.output) for r, pair in zip(results, task.demonstrations)): return None
     return Candidate(program, bits, tuple(results[len(task.demonstrations):]), search.tested, engine, missed if worth_saying(bits, task) else len(task.demonstrations))
 
+def _collected(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    "What is right on some demonstrations and the grids that are, then truths and the conditions that have them."
+    memory, goal = search._memory, search._goal
+    (right_on, grids), (truths, conditions) = np.zeros((2, MAX_PARTLY), np.int64), np.zeros((2, MAX_CONDITIONS), np.int64)
+    n, m = _collect_partly(memory, search.states, goal, right_on, grids), _collect_conditions(memory, search.states, goal, truths, conditions)
+    return right_on[:n], grids[:n], truths[:m], conditions[:m]
+
 def _triples(right_on, grids, truths, conditions, n_demonstrations):
     "All (condition, branch where it is yes, branch where it is no) that give every demonstration: states."
     everywhere = (1 << n_demonstrations) - 1
@@ -128,11 +135,9 @@ def _triples(right_on, grids, truths, conditions, n_demonstrations):
 
 def branches(search: Search) -> list[Candidate]:
     "What two states of `search` give together that is the output of every demonstration, one where a third is yes and the other where it is no: the cheapest program for each answer, at most `MAX_ANSWERS`, cheapest first."
-    goal, memory, n_demonstrations = search._goal, search._memory, search._goal.n_demonstrations
-    if goal.n_pairs > MAX_PAIRS: return []
-    (right_on, grids), (truths, conditions) = np.zeros((2, MAX_PARTLY), np.int64), np.zeros((2, MAX_CONDITIONS), np.int64)
-    n, m = _collect_partly(memory, search.states, goal, right_on, grids), _collect_conditions(memory, search.states, goal, truths, conditions)
-    right_on, grids, truths, conditions = right_on[:n], grids[:n], truths[:m], conditions[:m]
+    memory, n_demonstrations = search._memory, search._goal.n_demonstrations
+    if search._goal.n_pairs > MAX_PAIRS: return []
+    right_on, grids, truths, conditions = _collected(search)
     costs, found = search.state_bits(), {}
     triples = sorted(_triples(right_on, grids, truths, conditions, n_demonstrations), key=lambda triple: sum(costs[s] for s in triple))[:MAX_TRIED]
     if not triples: return []
@@ -236,3 +241,70 @@ def repeats(search: Search, first: int = 1, programs: int = 1_000) -> tuple[list
         candidate = _candidate(search, 'repeats', search.program(start) + Program((Step(OP_BY_NAME['repeat'], (_body(search, end, start),)),)), float(costs[end]) + IF_BITS, int(more == 1))
         if candidate: kept.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), candidate)
     return list(kept.values()), tested, next_one
+
+# %% ../../nbs/44_branches.ipynb #442031
+@jit
+def _stepped(addresses, menu, memory, goal, state, i, right, values, work, effort):
+    "A bit for each demonstration whose output instruction i makes of a grid that is `right` on others; 0 if it is not all on which that is wrong."
+    stepped, body = 0, np.full(1, i)
+    for wanted in (0, 1):                                       # first those that have to be put right
+        for k in range(goal.n_demonstrations):
+            if right >> k & 1 != wanted: continue
+            at = _place(memory, memory.offset[state], k)
+            size = value_bytes(memory.arena[at:])
+            values[0, :size] = memory.arena[at:at + size]
+            effort[0] += STEP_EFFORT + np.int64(values[0, 1]) * np.int64(values[0, 2])
+            to = _round(addresses, menu, memory, body, k, values, 0, work)
+            if to >= 0 and same_value(values[to], goal.outputs[goal.starts[k]:]): stepped |= 1 << k
+            elif not wanted: return 0
+    return stepped
+
+@jit
+def _find_steps(addresses, menu, memory, goal, right_on, grids, steps, programs, found, values, work):
+    "Write (which grid, instruction, demonstrations that it gives) of `steps` that put right what a grid has wrong to `found`, those of one grid after the other. Returns how many, and how many steps were tested: at most `programs`."
+    n, tested, effort = 0, 0, np.zeros(1, np.int64)
+    for g in range(len(grids)):
+        for i in steps:
+            if tested == programs or effort[0] > EFFORT or n == len(found): return n, tested
+            tested += 1
+            stepped = _stepped(addresses, menu, memory, goal, grids[g], i, right_on[g], values, work, effort)
+            if not stepped: continue
+            found[n, 0], found[n, 1], found[n, 2] = g, i, stepped
+            n += 1
+    return n, tested
+
+# %% ../../nbs/44_branches.ipynb #442032
+def _steps(search: Search) -> np.ndarray:
+    "The instructions that make a grid of a grid, the cheapest first."
+    menu, there = search._menu, search._memory.operand_offset
+    return np.array([i for i in menu.by_cost[GRID, :menu.first[GRID, -1]].tolist() if OPS[menu.op[i] - 1].gives is Type.grid and (menu.operand[i] < 0 or there[menu.operand[i]] >= 0) and (menu.arguments[i, 0] >= 0 or there[-1 - menu.arguments[i, 0]] >= 0)], np.int64)
+
+def _ways(stepped: int, right: int, truths: np.ndarray, conditions: np.ndarray, n_demonstrations: int):
+    "All (condition, is the step where it is no?) under which a step that gives `stepped` and a grid that is `right` give every demonstration."
+    everywhere = (1 << n_demonstrations) - 1
+    for truth, condition in zip(truths.tolist(), conditions.tolist()):
+        for where_no, yes in ((False, truth & everywhere), (True, ~truth & everywhere)):
+            if not yes & ~stepped and not everywhere & ~yes & ~right: yield condition, where_no
+
+def one_step_more(search: Search, programs: int = 1_000) -> tuple[list[Candidate], int]:
+    "Programs `kept | if(condition, step, here)` that give all demonstrations, the cheapest for each answer, and how many steps were tested: at most `programs`."
+    goal, memory, n_demonstrations = search._goal, search._memory, search._goal.n_demonstrations
+    if goal.n_pairs > MAX_PAIRS: return [], 0
+    right_on, grids, truths, conditions = _collected(search)
+    cheapest = np.sort(np.unique(right_on, return_index=True)[1])
+    right_on, grids, found, costs = right_on[cheapest], grids[cheapest], np.zeros((MAX_TRIED, 3), np.int64), search.state_bits()
+    n, tested = _find_steps(op_addresses(), search._menu, memory, goal, right_on, grids, _steps(search), programs, found, np.zeros((3, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8))
+    ways, kept = [], {}
+    for g, i, stepped in found[:n].tolist():
+        bits = float(costs[grids[g]] + search._costs[GRID, i] / UNITS_PER_BIT)             # of what the step makes of the grid
+        ways += [(bits + float(costs[c]) + IF_BITS, bits, g, i, stepped, c, where_no) for c, where_no in _ways(stepped, int(right_on[g]), truths, conditions, n_demonstrations)]
+    for total, bits, g, i, stepped, condition, where_no in sorted(ways)[:MAX_TRIED]:
+        if len(kept) == MAX_ANSWERS: break
+        bodies = Program((search.step(i),)), Program((), 'here')
+        choice = Step(OP_BY_NAME['if'], (Program(search.program(condition).steps, 'input'), *(bodies[::-1] if where_no else bodies)))
+        all_bits = np.append(costs[grids], bits)
+        order = np.argsort(all_bits, kind='stable')
+        missed = _count_missed(np.append(right_on, stepped)[order], all_bits[order], truths, costs[conditions], IF_BITS, n_demonstrations)
+        candidate = _candidate(search, 'branches', search.program(int(grids[g])) + Program((choice,)), total, missed)
+        if candidate: kept.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), candidate)
+    return list(kept.values()), tested

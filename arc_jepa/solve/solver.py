@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 from ..grid import Pair, Task
 from ..dsl.program import run_program
-from .branches import branches, repeats
+from .branches import branches, one_step_more, repeats
 from .guidance import Guidance
 from .objectwise import objectwise
 from .search import CHUNK, Candidate, Search
@@ -21,7 +21,7 @@ from .views import VIEWS, apply_view, undo_view
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'REPEATED_SHARE', 'PLAIN_SHARE',
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'FIRST_SHARE', 'EXTRA_SHARE', 'PLAIN_SHARE',
            'LOOK_SECONDS', 'rank_answers', 'warm_up', 'Solution', 'solve']
 
 # %% ../../nbs/47_solver.ipynb #440005
@@ -45,6 +45,7 @@ def warm_up() -> None:
     stacks(search)
     windows(search)
     branches(search)
+    one_step_more(search)
     repeats(search)
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ ENGINES = 'search', 'stacking', 'windows', 'branches', 'repeats', 'objectwise'
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
-REPEATED_SHARE = 0.05        # programs that are tried again and again, of those that the search has tested
+EXTRA_SHARE = 0.05           # programs that branches test with one step more, and that are tried again and again, each of those that the search has tested
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
@@ -124,12 +125,15 @@ class _Work:
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float):
         self.engines, self.clock, self.until, self.limit = engines, clock, until, limit
         self.search, self.looked_up, self.looked_at = Search(task, prior), [], -1
-        self.repeated, self.rounds, self.next_state, self.mapped, self.bodies = [], 0, 1, [], 0
+        self.repeated, self.extra, self.next_state, self.mapped, self.bodies = [], 0, 1, [], 0
 
     @property
     def candidates(self) -> list[Candidate]: return self.search.candidates + (self.looked_up + self.repeated + self.mapped if not _trusted(self.search.candidates) else [])
     @property
-    def tested(self) -> int: return self.search.tested + self.rounds + self.bodies
+    def tested(self) -> int: return self.search.tested + self.extra + self.bodies
+
+    @property
+    def extra_programs(self) -> int: return int(min(EXTRA_SHARE * self.search.tested, self.limit - self.tested))
 
     def look(self) -> float:
         "Let the other engines look at what there is; returns the seconds that it took."
@@ -137,10 +141,12 @@ class _Work:
         self.looked_at, self.looked_up = search.tested, []
         if 'windows' in self.engines: self.looked_up += windows(search)
         if 'stacking' in self.engines: self.looked_up += stacks(search)
-        if 'branches' in self.engines: self.looked_up += branches(search)
+        if 'branches' in self.engines:
+            found, tested = one_step_more(search, self.extra_programs)
+            self.looked_up, self.extra = self.looked_up + branches(search) + found, self.extra + tested
         if 'repeats' in self.engines:
-            found, tested, self.next_state = repeats(search, self.next_state, int(min(REPEATED_SHARE * search.tested, self.limit - self.tested)))
-            self.repeated, self.rounds = self.repeated + found, self.rounds + tested
+            found, tested, self.next_state = repeats(search, self.next_state, self.extra_programs)
+            self.repeated, self.extra = self.repeated + found, self.extra + tested
         programs = int(min(search.tested, self.limit - self.tested))
         if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
             self.mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds, [branches] if 'branches' in self.engines else [])
