@@ -1,4 +1,4 @@
-"""The solver and its engines: what windows, objects and views find runs again by the executor, nothing leaks from test outputs, and every limit holds: programs, CPU time, memory."""
+"""The solver and its engines: what windows, branches, objects and views find runs again by the executor, nothing leaks from test outputs, and every limit holds: programs, CPU time, memory."""
 import json
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from arc_jepa.dsl.ops import OP_BY_NAME
 from arc_jepa.dsl.program import Program, Step, parse, reproduces, run_program
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import solver as solver_module
+from arc_jepa.solve.branches import branches, one_step_more, repeats
 from arc_jepa.solve.objectwise import SEGMENTATIONS, objectwise, part_task
 from arc_jepa.solve.search import Candidate, Search
 from arc_jepa.solve.solver import ENGINES, rank_answers, solve, warm_up
@@ -57,7 +58,7 @@ def test_candidates_do_by_the_executor_what_they_say(name):
         made = apply_view(view, task)
         if made is None: continue
         search = searched(made)
-        inside = [*search.candidates, *windows(search), *stacks(search), *objectwise(made, programs=6_000)[0]]
+        inside = [*search.candidates, *windows(search), *stacks(search), *branches(search), *one_step_more(search)[0], *repeats(search)[0], *objectwise(made, programs=6_000, looks=[branches])[0]]
         for candidate in inside: check(candidate, made)
         for candidate in filter(None, (undo_view(view, c, task) for c in inside)): check(candidate, task)
 
@@ -149,8 +150,8 @@ def never(*words): raise AssertionError('this was left out')
 @pytest.mark.parametrize('engine', ENGINES)
 def test_engines_and_views_that_are_left_out_have_no_part_in_it(engine, monkeypatch):
     warm_up()
-    rooms = {'windows': 'windows', 'stacking': 'stacks', 'objectwise': 'objectwise'}
-    for other, function in rooms.items():
+    rooms = ('windows', 'windows'), ('stacking', 'stacks'), ('branches', 'branches'), ('branches', 'one_step_more'), ('repeats', 'repeats'), ('objectwise', 'objectwise')
+    for other, function in rooms:
         if other != engine: monkeypatch.setattr(solver_module, function, never)
     for name in (MANY_VIEWS_AND_PARTS, '44f52bb0', '60b61512', '5117e062'):
         task = task_of(name)
@@ -164,7 +165,7 @@ def test_engines_and_views_that_are_left_out_have_no_part_in_it(engine, monkeypa
 @pytest.mark.parametrize('what, chosen', [('engines', ['stacking']), ('engines', []), ('engines', ['search', 'stackin']), ('views', ['ranks']), ('views', []), ('views', ['plain', 'rank'])])
 def test_engines_and_views_that_there_are_not(what, chosen):
     with pytest.raises(ValueError) as error: solve(task_of('007bbfb7'), **{what: chosen})
-    right = {'engines': 'engines are search, stacking, windows, objectwise, the first of them always', 'views': 'views are plain, ranks, all_ranks, transposed, the first of them always'}
+    right = {'engines': 'engines are search, stacking, windows, branches, repeats, objectwise, the first of them always', 'views': 'views are plain, ranks, all_ranks, transposed, the first of them always'}
     assert right[what] in str(error.value) and str(error.value).endswith(f'not {", ".join(chosen) or "none"}')
 
 
@@ -287,7 +288,7 @@ def test_engines_do_not_look_at_test_outputs():
         for view in VIEWS.values():
             made = apply_view(view, given)
             search = searched(made)
-            inside = [*search.candidates, *windows(search), *stacks(search), *objectwise(made, programs=6_000)[0]]
+            inside = [*search.candidates, *windows(search), *stacks(search), *branches(search), *one_step_more(search)[0], *repeats(search)[0], *objectwise(made, programs=6_000, looks=[branches])[0]]
             found += [(str(c.program), c.bits, c.missed, c.wrong, [a.tolist() for a in c.answers]) for c in inside]
         return found
     assert everything(task) == everything(noise) == everything(task.hide_test_outputs()) != []

@@ -5,6 +5,7 @@
 # %% ../../nbs/43_objectwise.ipynb #430105
 from __future__ import annotations
 import time
+from typing import Callable, Sequence
 
 import numpy as np
 from ..grid import Pair, Task
@@ -54,8 +55,8 @@ def _mapped(segmentation: Program, body: Candidate, task: Task, tested: int) -> 
     answers = run_on_task(program, task)[len(task.demonstrations):]
     return Candidate(program, MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', body.missed) if all(isinstance(a, np.ndarray) for a in answers) else None
 
-def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_000, seconds: float = np.inf) -> tuple[list[Candidate], int]:
-    "Programs `objects | map(body)` that give all demonstrations, and how many bodies were tested: at most `programs`, for at most `seconds` of CPU time, shared evenly by the different part tasks."
+def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_000, seconds: float = np.inf, looks: Sequence[Callable[[Search], list[Candidate]]] = ()) -> tuple[list[Candidate], int]:
+    "Programs `objects | map(body)` that give all demonstrations, and how many bodies were tested: at most `programs`, for at most `seconds` of CPU time, shared evenly by the different part tasks. Where a search finds nothing that predicts all parts, `looks` look at it."
     end = time.thread_time() + seconds
     part_tasks = {}
     for segmentation in SEGMENTATIONS:
@@ -66,5 +67,7 @@ def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_0
         search = Search(made, prior, max_bytes=64 << 20, max_states=100_000)
         search.run_for(programs // len(part_tasks), (end - time.thread_time()) / (len(part_tasks) - k))
         tested += search.tested
-        found += [c for c in (_mapped(segmentation, body, task, tested) for body in search.candidates[:MAX_BODIES]) if c]
+        bodies = search.candidates[:MAX_BODIES]
+        if all(c.missed for c in bodies): bodies = bodies + [c for look in looks for c in look(search)[:MAX_BODIES]]
+        found += [c for c in (_mapped(segmentation, body, task, tested) for body in bodies) if c]
     return found, tested

@@ -306,18 +306,22 @@ class _States:
         _add_costs(self._memory, self._costs, units)
         return units / UNITS_PER_BIT
 
+    def step(self, instruction: int) -> Step:
+        "An instruction in words."
+        op = OPS[int(self._menu.op[instruction]) - 1]
+        scalars = [OPERANDS[-1 - a] if a < 0 else a for a in self._menu.arguments[instruction, :len(op.scalars)].tolist()]
+        return Step(op, tuple(scalars) + ((OPERANDS[self._menu.operand[instruction]],) if op.operand else ()))
+
     def program(self, state: int) -> Program:
         "The steps that lead to number `state` of the states; 0 is the input."
         return self._program(state)[0]
 
     def _program(self, state: int) -> tuple[Program, float]:
         "The steps that lead to `state` and their cost in bits."
-        steps, cost, menu = [], 0, self._menu
+        steps, cost = [], 0
         while state:
             i, before = int(self._memory.made_by[state]), int(self._memory.parent[state])
-            op = OPS[int(menu.op[i]) - 1]
-            scalars = [OPERANDS[-1 - a] if a < 0 else a for a in menu.arguments[i, :len(op.scalars)].tolist()]
-            steps.append(Step(op, tuple(scalars) + ((OPERANDS[menu.operand[i]],) if op.operand else ())))
+            steps.append(self.step(i))
             cost += int(self._costs[int(self._memory.kind[before]), i])
             state = before
         return Program(tuple(reversed(steps))), cost / UNITS_PER_BIT

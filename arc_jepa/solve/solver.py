@@ -14,6 +14,7 @@ from typing import NamedTuple, Sequence
 import numpy as np
 from ..grid import Pair, Task
 from ..dsl.program import run_program
+from .branches import branches, one_step_more, repeats
 from .guidance import Guidance
 from .objectwise import objectwise
 from .search import CHUNK, Candidate, Search
@@ -22,9 +23,9 @@ from .views import VIEWS, apply_view, undo_view
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'PLAIN_SHARE',
-           'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers', 'warm_up',
-           'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
+__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'EXTRA_SHARE',
+           'PLAIN_SHARE', 'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers',
+           'warm_up', 'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -46,6 +47,9 @@ def warm_up() -> None:
     search.run(500)
     stacks(search)
     windows(search)
+    branches(search)
+    one_step_more(search)
+    repeats(search)
 
 class Span(NamedTuple):
     "What some of the time went into: CPU seconds since the beginning."
@@ -95,11 +99,12 @@ class Solution:
         return cls(**plain | dict(programs=tuple(plain['programs']), engines=tuple(plain['engines']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
 
 # %% ../../nbs/47_solver.ipynb #440010
-ENGINES = 'search', 'stacking', 'windows', 'objectwise'
+ENGINES = 'search', 'stacking', 'windows', 'branches', 'repeats', 'objectwise'
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
 LAST_LOOK = 1.1              # times the programs of the look before, or the look at the end would see the same again
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
+EXTRA_SHARE = 0.05           # programs that branches test with one step more, and that are tried again and again, each of those that the search has tested
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
@@ -140,24 +145,38 @@ class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
     def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float, view: str = 'plain'):
         self.engines, self.clock, self.until, self.limit, self.view = engines, clock, until, limit, view
-        self.found, self.looked_up, self.mapped, self.looked_at, self.bodies = [], [], [], -1, 0
+        self.found, self.looked_up, self.repeated, self.mapped = [], [], [], []
+        self.looked_at, self.next_state, self.extra, self.bodies = -1, 1, 0, 0
         with clock.on(view, 'search'): self.search = Search(task, prior)
 
     @property
-    def candidates(self) -> list[Candidate]: return self.found + (self.looked_up + self.mapped if not _trusted(self.found) else [])
+    def candidates(self) -> list[Candidate]: return self.found + (self.looked_up + self.repeated + self.mapped if not _trusted(self.found) else [])
     @property
-    def tested(self) -> int: return self.search.tested + self.bodies
+    def others(self) -> int: return self.extra + self.bodies          # programs that were tested by the other engines
+    @property
+    def tested(self) -> int: return self.search.tested + self.others
+
+    @property
+    def extra_programs(self) -> int: return int(min(EXTRA_SHARE * self.search.tested, self.limit - self.tested))
 
     def look(self) -> float:
         "Let the other engines look at what there is; returns the seconds that it took."
         before, search = self.clock.seconds, self.search
         self.looked_at, self.looked_up = search.tested, []
-        for engine, look in (('windows', windows), ('stacking', stacks)):
+        for engine, look in (('windows', windows), ('stacking', stacks), ('branches', branches)):
             if engine not in self.engines: continue
-            with self.clock.on(self.view, engine): self.looked_up += _later(look(search), self.bodies)
+            with self.clock.on(self.view, engine): self.looked_up += _later(look(search), self.others)
+        if 'branches' in self.engines:
+            with self.clock.on(self.view, 'branches'): found, tested = one_step_more(search, self.extra_programs)
+            self.extra += tested
+            self.looked_up += _later(found, self.others)
+        if 'repeats' in self.engines:
+            with self.clock.on(self.view, 'repeats'): found, tested, self.next_state = repeats(search, self.next_state, self.extra_programs)
+            self.extra += tested
+            self.repeated += _later(found, self.others)
         programs = int(min(search.tested, self.limit - self.tested))
         if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
-            with self.clock.on(self.view, 'objectwise'): mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds)
+            with self.clock.on(self.view, 'objectwise'): mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds, [branches] if 'branches' in self.engines else [])
             self.mapped, self.bodies = _later(mapped, self.tested), self.bodies + tested
         return self.clock.seconds - before
 
@@ -172,12 +191,12 @@ class _Work:
         while going_on and self.tested < self.limit and self.clock.seconds + chunk + last_look < self.until and not self.patient_enough():
             before = self.clock.seconds
             with self.clock.on(self.view, 'search'): going_on = search.run(int(min(CHUNK, self.limit - self.tested)))
-            self.found += _later(search.candidates[len(self.found):], self.bodies)
+            self.found += _later(search.candidates[len(self.found):], self.others)
             chunk = self.clock.seconds - before
             if look_at == first_look: last_look += LOOK_SECONDS * chunk
             if _trusted(self.found) or search.tested < look_at: continue
             look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
-            if _trusted(self.looked_up + self.mapped): return
+            if _trusted(self.looked_up + self.repeated + self.mapped): return
         if not _trusted(self.candidates) and search.tested > LAST_LOOK * self.looked_at: self.look()
 
 # %% ../../nbs/47_solver.ipynb #440033
@@ -223,7 +242,7 @@ def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solut
                     first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates), tuple(clock.spans))
 
 # %% ../../nbs/47_solver.ipynb #440041
-ENGINE_COLOURS = dict(zip(ENGINES, ('#0074D9', '#FF851B', '#2ECC40', '#B10DC9')))
+ENGINE_COLOURS = dict(zip(ENGINES, ('#0074D9', '#FF851B', '#2ECC40', '#FFDC00', '#F012BE', '#85144B'), strict=True))
 
 def show_timeline(solution: Solution):
     "A Matplotlib `Figure`: which engine was at work in which view, over the CPU seconds that a solution took."
