@@ -9,6 +9,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'arc_jepa.commands._Resumes': ('commands.html#_resumes', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._Resumes.parse_args': ('commands.html#_resumes.parse_args', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._answers': ('commands.html#_answers', 'arc_jepa/commands.py'),
+                                   'arc_jepa.commands._best': ('commands.html#_best', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._cannot_be_left': ('commands.html#_cannot_be_left', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._check_directory': ('commands.html#_check_directory', 'arc_jepa/commands.py'),
                                    'arc_jepa.commands._check_output': ('commands.html#_check_output', 'arc_jepa/commands.py'),

@@ -44,11 +44,11 @@ Budget = Annotated[Optional[float], typer.Option('--budget', min=0.01, help='CPU
 RunDir = Annotated[Optional[Path], typer.Option('--jepa', help='Run directory of a trained JEPA that guides the search.')]
 
 class Prior(str, Enum):
-    "What can guide the search without a JEPA."
-    uniform, frequency = 'uniform', 'frequency'
+    "What can guide the search; the last three need a JEPA."
+    uniform, frequency, statistics, jepa, recognition = 'uniform', 'frequency', 'statistics', 'jepa', 'recognition'
 
 Workers = Annotated[Optional[int], typer.Option('--workers', min=1, help='Tasks that are solved at once; as many as there are cores, and below 1 GB of memory, if left out.')]
-PriorName = Annotated[Optional[Prior], typer.Option('--guidance', help='Without a JEPA: every operation equally likely (uniform; the default), or as common as in generated rules (frequency).')]
+PriorName = Annotated[Optional[Prior], typer.Option('--guidance', help='One alone: every operation equally likely (uniform; the default without --jepa), as common as in generated rules (frequency), or, of a JEPA: its own prior (jepa), and what it was taught (recognition; statistics is its floor).')]
 
 def _version(asked: bool) -> None:
     if asked: typer.echo(__version__); raise typer.Exit()
@@ -434,13 +434,13 @@ def solve(task: Annotated[Optional[str], typer.Argument(help='A task by name (ar
     with _clear_errors(), _stoppable(f'what was solved is in {library}; the same command goes on', at_once=True) if library else nullcontext():
         _check_solve(task, library, tasks, workers, draw)
         if library:
-            _grow(library, tasks or ['arc1/training'], list(_guidance(jepa, guidance).values())[-1], budget, max_nodes, workers, as_json)
+            _grow(library, tasks or ['arc1/training'], _best(jepa, guidance), budget, max_nodes, workers, as_json)
             return
         from arc_jepa.datasets import load_task
         from arc_jepa.solve.solver import solve as search
         if max_nodes is None and budget is None: budget = 10.0
         loaded = load_task(task)
-        solution = search(loaded, budget, max_nodes, list(_guidance(jepa, guidance).values())[-1])
+        solution = search(loaded, budget, max_nodes, _best(jepa, guidance))
         right = solution.solves(loaded)
         if as_json: typer.echo(json.dumps({**solution.to_json(), 'solved': right}))
         else:
@@ -449,16 +449,26 @@ def solve(task: Annotated[Optional[str], typer.Argument(help='A task by name (ar
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
     if solution.pairs_fitted < len(loaded.demonstrations): raise typer.Exit(3)
 
-def _guidance(run_dir: Path | None, prior: Prior | None) -> dict:
-    "What is compared, the best last: from a run directory, or the one that was asked for by name."
-    if run_dir is None: return {'frequency': 'frequency'} if prior is Prior.frequency else {'dsl_only': None}
-    if prior is not None: raise ValueError(f'--jepa {run_dir} and --guidance {prior.value}: one of them guides the search, so leave the other out')
+def _guidance(run_dir: Path | None, prior: Prior | None) -> tuple[dict, object]:
+    "What is compared, the best last, and the JEPA of the run directory, where there is one; of all that the one that was asked for by name."
+    if run_dir is None and prior in (Prior.statistics, Prior.jepa, Prior.recognition): raise ValueError(f'--guidance {prior.value} needs the run directory of a JEPA, --jepa RUN')
+    if run_dir is None: return {'frequency': 'frequency'} if prior is Prior.frequency else {'dsl_only': None}, None
     with _saying():
         from arc_jepa.jepa.models import Jepa
         from arc_jepa.solve.guidance import variants_of
         from arc_jepa.solve.recognition import has_recognition, load_recognition
         jepa = Jepa.load(run_dir)
-        return variants_of(jepa, load_recognition(run_dir, jepa) if has_recognition(run_dir) else None)
+        taught = load_recognition(run_dir, jepa) if has_recognition(run_dir) else None
+    if prior in (Prior.statistics, Prior.recognition) and not taught: raise ValueError(f'--guidance {prior.value}: {run_dir} was taught nothing yet; `arc-jepa teach {run_dir}` does it')
+    compared = variants_of(jepa, taught)
+    if prior is None: return compared, jepa
+    if prior is Prior.jepa: return {'jepa': jepa}, jepa
+    name = {Prior.uniform: 'dsl_only', Prior.recognition: 'meta_guided'}.get(prior, prior.value)
+    return {name: compared[name]}, jepa
+
+def _best(run_dir: Path | None, prior: Prior | None):
+    "What guides where one thing does."
+    return list(_guidance(run_dir, prior)[0].values())[-1]
 
 def _unjudged(tasks: list, source, submission: Path, output: Path | None, journal: Path, **settings) -> tuple[dict, str]:
     "Solve tasks some of which have no test outputs, and write the submission; for programs and for people."
@@ -497,14 +507,14 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
         if max_nodes is None and budget is None: max_nodes = 20_000
         loaded = load_tasks(tasks or arc_dev_root, skip_bad=skip_bad)
         if loaded.skipped: typer.echo(f'{loaded.skipped:,} bad record{"s" * (loaded.skipped > 1)} left out', err=True)
-        asked, variants = loaded[:limit], _guidance(jepa, guidance)
+        asked, (variants, network) = loaded[:limit], _guidance(jepa, guidance)
         if submission and (twice := [name for name, n in Counter(t.id for t in asked).items() if n > 1]): raise ValueError(f'{asked.name}: several tasks are called {twice[0]}; a submission has one entry for each, under its name')
         if submission and any(p.output is None for t in asked for p in t.tests):
             plain, words = _unjudged(list(asked), list(variants.values())[-1], submission, output, journal, max_nodes=max_nodes, budget=budget, workers=workers, words=asked.name)
             journal.unlink(missing_ok=True)
             typer.echo(json.dumps(plain) if as_json else words)
             return
-        report = run(asked, variants, max_nodes=max_nodes, budget=budget, jepa=getattr(variants.get('meta_guided'), 'jepa', variants.get('meta_guided')), workers=workers, journal=journal)
+        report = run(asked, variants, max_nodes=max_nodes, budget=budget, jepa=network, workers=workers, journal=journal)
         report.json['dataset']['skipped'] = loaded.skipped
         if output: report.write(output)
         if submission: write_atomic(submission, json.dumps(submitted(asked, report.solutions[list(report.solutions)[-1]])))

@@ -81,9 +81,10 @@ def test_guidance_gives_one_variant_of_its_name():
 
 
 @pytest.mark.parametrize('words', [['evaluate', '--tasks', 'arc1/training'], ['solve', 'arc1/training/0d3d703e']], ids=['evaluate', 'solve'])
-def test_a_jepa_and_a_named_prior_are_one_too_many(words):
-    done = CliRunner().invoke(app, [*words, '--jepa', 'run', '--guidance', 'frequency'])
-    assert done.exit_code == 1 and '--jepa run and --guidance frequency' in done.stderr and 'leave the other out' in done.stderr
+def test_what_only_a_jepa_gives_needs_one(words):
+    for name in ('statistics', 'jepa', 'recognition'):
+        done = CliRunner().invoke(app, [*words, '--guidance', name])
+        assert done.exit_code == 1 and f'--guidance {name} needs the run directory of a JEPA' in done.stderr
     assert CliRunner().invoke(app, [*words, '--guidance', 'frequencies']).exit_code == 2
 
 

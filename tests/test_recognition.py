@@ -127,6 +127,14 @@ def test_evaluate_stands_beside_its_floors(run_dir):
     assert done.exit_code == 0, done.stderr
     assert {name: v['prior'] for name, v in json.loads(done.stdout)['variants'].items()} == {'dsl_only': 'uniform', 'frequency': 'frequency', 'statistics': 'statistics', 'meta_guided': 'recognition (untrained)'}
 
+def test_one_source_of_a_run_alone(run_dir, jepa, tmp_path):
+    for name, variant, prior in (('uniform', 'dsl_only', 'uniform'), ('frequency', 'frequency', 'frequency'), ('statistics', 'statistics', 'statistics'), ('jepa', 'jepa', 'jepa (untrained)'), ('recognition', 'meta_guided', 'recognition (untrained)')):
+        done = CliRunner().invoke(app, ['evaluate', '--tasks', 'arc1/training', '--limit', '2', '--max-nodes', '200', '--jepa', str(run_dir), '--guidance', name, '--json'])
+        assert done.exit_code == 0 and {n: v['prior'] for n, v in json.loads(done.stdout)['variants'].items()} == {variant: prior}, done.stderr
+    jepa.save(tmp_path / 'untaught')
+    done = CliRunner().invoke(app, ['solve', 'arc1/training/67a3c6ac', '--jepa', str(tmp_path / 'untaught'), '--guidance', 'recognition'])
+    assert done.exit_code == 1 and f'arc-jepa teach {tmp_path / "untaught"}' in ' '.join(done.stderr.split())
+
 def test_teach_from_the_shell(tmp_path, jepa):
     jepa.save(tmp_path)
     done = CliRunner().invoke(app, ['teach', str(tmp_path), '--generated', '200', '--json'])

@@ -233,8 +233,8 @@ def bits_a_step(priors: Sequence[np.ndarray | None], programs: Sequence[Program]
 
 def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]]) -> dict[str, float]:
     "Mean `bits_a_step` of the programs of `examples` for every source of priors there is; models answer with the heads that have not seen the program."
-    tasks, sources = [task for task, _ in examples], {'uniform': None, 'frequency': 'frequency', 'jepa': jepa} | {model.name: model for model in models.values()}
-    return {name: float(np.nanmean(bits_a_step(Guidance(source).priors(tasks), [program for _, program in examples]))) for name, source in sources.items()}
+    tasks, sources = [task for task, _ in examples], map(Guidance, (None, 'frequency', jepa, *(models[name] for name in reversed(READS) if name in models)))
+    return {source.name: float(np.nanmean(bits_a_step(source.priors(tasks), [program for _, program in examples]))) for source in sources}
 
 def format_bits(worth: dict[str, float], examples: int) -> str:
     "For people."
