@@ -30,8 +30,8 @@ from .library import Library
 from .search import DEDUCED, FLOOR
 
 # %% auto #0
-__all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'RECOLOURED', 'EXECUTED', 'TRIED',
-           'LIBRARY_TIMES', 'EPOCHS', 'labels', 'Lessons', 'examples_of', 'fold_of', 'generated_lessons',
+__all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'LIBRARY_WEIGHT', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'RECOLOURED',
+           'EXECUTED', 'TRIED', 'EPOCHS', 'labels', 'Lessons', 'examples_of', 'fold_of', 'generated_lessons',
            'library_lessons', 'hindsight_lessons', 'features', 'Head', 'RecognitionModel', 'lessons_from', 'teach',
            'bits_a_step', 'worth_of', 'format_bits', 'save_recognition', 'has_recognition', 'load_recognition']
 
@@ -52,12 +52,13 @@ def labels(program: Program, kind: Type = Type.grid) -> list[tuple[int, int]]:
 
 # %% ../../nbs/49_recognition.ipynb #490008
 class Lessons(NamedTuple):
-    "Tasks (their demonstrations) with the labels of their programs. `folds`: the heads that must not see a lesson, −1 for none; two where a program and the inputs come from two published tasks."
+    "Tasks (their demonstrations) with the labels of their programs. `folds`: the heads that must not see a lesson, −1 for none; two where a program and the inputs come from two tasks of the library."
     tasks: list[tuple[Pair, ...]]
     labels: list[list[tuple[int, int]]]
     folds: list[tuple[int, int]]
+    weights: list[float]
 
-    def __add__(self, other: Lessons) -> Lessons: return Lessons(self.tasks + other.tasks, self.labels + other.labels, self.folds + other.folds)
+    def __add__(self, other: Lessons) -> Lessons: return Lessons(*(ours + theirs for ours, theirs in zip(self, other)))
 
 def examples_of(libraries: Sequence[Library]) -> list[tuple[Task, Program]]:
     "Each task with each program that some library has for it."
@@ -66,6 +67,7 @@ def examples_of(libraries: Sequence[Library]) -> list[tuple[Task, Program]]:
 
 FOLDS = 5
 LESSON_SEED = 500_000_000       # of generated lessons; no training run and no measurement begins there
+LIBRARY_WEIGHT = 2.0            # of a lesson of the library; all others weigh 1
 
 def fold_of(keys: np.ndarray) -> np.ndarray:
     "The fold of each task by its content key (uint64, N×2)."
@@ -76,7 +78,7 @@ def generated_lessons(n: int, seed: int = 0) -> Lessons:
     batch, counts = sample_batch(None, LESSON_SEED + seed, 0, n, 4), 2 + np.random.default_rng(seed).integers(3, size=n)
     grids = batch.grids
     tasks = [tuple(Pair(grids[8 * i + 2 * k], grids[8 * i + 2 * k + 1]) for k in range(counts[i])) for i in range(n)]
-    return Lessons(tasks, [labels(from_array(program)) for program in batch.programs], [(-1, -1)] * n)
+    return Lessons(tasks, [labels(from_array(program)) for program in batch.programs], [(-1, -1)] * n, [1.0] * n)
 
 def library_lessons(examples: Sequence[tuple[Task, Program]], recoloured: int, rng: np.random.Generator) -> Lessons:
     "Each task as it is and `recoloured` times with all colours but black exchanged: which operation it takes does not depend on them."
@@ -87,7 +89,7 @@ def library_lessons(examples: Sequence[tuple[Task, Program]], recoloured: int, r
             colours = np.concatenate([[0], rng.permutation(np.arange(1, N_COLOURS))]).astype(np.uint8)
             tasks.append(tuple(Pair(colours[pair.input], colours[pair.output]) for pair in task.demonstrations))
     def each(x): return [one for one in x for _ in range(1 + recoloured)]
-    return Lessons(tasks, each([labels(program) for _, program in examples]), each([(fold, fold) for fold in folds]))
+    return Lessons(tasks, each([labels(program) for _, program in examples]), each([(fold, fold) for fold in folds]), [LIBRARY_WEIGHT] * len(tasks))
 
 def _executed(program: Program, task: Task) -> tuple[Pair, ...] | None:
     "What `program` makes of the inputs of `task`, until it fails; None where that is no task: one pair, nothing changed, one colour, or the same output twice."
@@ -102,18 +104,24 @@ def _executed(program: Program, task: Task) -> tuple[Pair, ...] | None:
 def hindsight_lessons(examples: Sequence[tuple[Task, Program]], each: int, tries: int, rng: np.random.Generator) -> Lessons:
     "Up to `each` times every program on the inputs of another of the tasks, of `tries` that are drawn."
     tasks = [task for task, _ in examples]
-    folds, found = fold_of(task_keys(tasks)).tolist(), Lessons([], [], [])
+    folds, found = fold_of(task_keys(tasks)).tolist(), Lessons([], [], [], [])
     for i, (_, program) in enumerate(examples):
         named, made = labels(program), 0
         for other in rng.permutation(len(tasks))[:tries].tolist():
             pairs = _executed(program, tasks[other]) if other != i and made < each else None
             if pairs is None: continue
-            found.tasks.append(pairs); found.labels.append(named); found.folds.append((folds[i], folds[other]))
+            found.tasks.append(pairs); found.labels.append(named); found.folds.append((folds[i], folds[other])); found.weights.append(1.0)
             made += 1
     return found
 
 # %% ../../nbs/49_recognition.ipynb #490013
 READS = 'fused', 'statistics'
+
+def _mean_and_spread(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    "Of the rows that belong together: so many of each task, one task after the other."
+    starts = np.cumsum(counts) - counts
+    mean = np.add.reduceat(rows, starts) / counts[:, None]
+    return np.concatenate([mean, np.sqrt(np.maximum(np.add.reduceat(rows ** 2, starts) / counts[:, None] - mean ** 2, 0))], 1)
 
 def features(jepa: Jepa, tasks: Sequence[Sequence[Pair]], reads: str = 'fused', progress: bool = False) -> np.ndarray:
     "float32[T, F]: what the head sees of each task's demonstrations."
@@ -122,16 +130,19 @@ def features(jepa: Jepa, tasks: Sequence[Sequence[Pair]], reads: str = 'fused', 
     for first in tqdm(range(0, len(tasks), 256), desc='reading tasks', unit_scale=256, unit=' tasks', disable=not progress, leave=False):
         some = tasks[first:first + 256]
         packed, counts = pack(grid for pairs in some for pair in pairs for grid in (pair.input, pair.output)), np.array([len(pairs) for pairs in some])
-        inputs = np.arange(0, len(packed), 2)
-        table, starts = pair_statistics(packed, tokenize(packed, jepa.config.tokens), inputs, inputs + 1), np.cumsum(counts) - counts
-        mean = np.add.reduceat(table, starts) / counts[:, None]
-        spread = np.sqrt(np.maximum(np.add.reduceat(table ** 2, starts) / counts[:, None] - mean ** 2, 0))
-        rows.append(np.concatenate([mean, spread] + ([jepa.rule(some)] if reads == 'fused' else []), 1))
+        tokens, inputs = tokenize(packed, jepa.config.tokens), np.arange(0, len(packed), 2)
+        parts = [_mean_and_spread(pair_statistics(packed, tokens, inputs, inputs + 1), counts)]
+        if reads == 'fused':
+            z = jepa.encode_tokens(tokens)
+            z = (z - z.mean(1, keepdims=True)) / (z.std(1, keepdims=True) + 1e-5)         # as the rule encoder sees them
+            latents, change = _mean_and_spread(np.concatenate([z[::2], z[1::2]], 1), counts), _mean_and_spread(z[1::2] - z[::2], counts)
+            parts += [latents[:, :2 * z.shape[1]], change, jepa.rule(some)]
+        rows.append(np.concatenate(parts, 1))
     return np.concatenate(rows).astype(np.float32)
 
 class Head(nn.Module):
     "log p(operation | features, type): one hidden layer, and a bias for each type and operation."
-    def __init__(self, inputs: int, hidden: int = 256, dropout: float = 0.1):
+    def __init__(self, inputs: int, hidden: int = 512, dropout: float = 0.1):
         super().__init__()
         self.register_buffer('mean', torch.zeros(inputs))
         self.register_buffer('scale', torch.ones(inputs))
@@ -139,30 +150,40 @@ class Head(nn.Module):
         self.net = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, N_OPS))
         self.by_type = nn.Parameter(torch.zeros(len(Type) + 1, N_OPS))
 
-    def forward(self, x: Tensor, kind: Tensor) -> Tensor:
-        "`x` …×F and `kind` … (types) to …×N_OPS; −∞ for what does not take that type."
-        scores = self.net(((x - self.mean) * self.scale).clamp(-5, 5)) + self.by_type[kind]
+    def forward(self, x: Tensor, row: Tensor, kind: Tensor) -> Tensor:
+        "Features N×F, and for L choices the row of `x` and the type that each is about, to L×N_OPS; −∞ for what does not take that type."
+        scores = self.net(((x - self.mean) * self.scale).clamp(-5, 5))[row] + self.by_type[kind]
         return F.log_softmax(scores.masked_fill(~self.choice[kind], float('-inf')), -1)
 
 # %% ../../nbs/49_recognition.ipynb #490015
-def _label_rows(lessons: Lessons) -> tuple[Tensor, Tensor]:
-    "int64[L, 3] (lesson, type, operation) and float32[L], what each weighs."
-    rows = [(i, kind, op) for i, named in enumerate(lessons.labels) for kind, op in named]
-    weights = [1 / len(named) for named in lessons.labels for _ in named]
-    return torch.tensor(rows, dtype=torch.int64).view(-1, 3), torch.tensor(weights, dtype=torch.float32)
+class _Labels:
+    "The labels of lessons as arrays: those of a lesson stand behind each other."
+    def __init__(self, lessons: Lessons):
+        flat = torch.tensor([label for named in lessons.labels for label in named], dtype=torch.int64).view(-1, 2)
+        self.kind, self.op, self.count = flat[:, 0], flat[:, 1], torch.tensor([len(named) for named in lessons.labels])
+        self.start = self.count.cumsum(0) - self.count
+        self.weight = torch.tensor(lessons.weights, dtype=torch.float32)
 
-def _teach(head: Head, x: Tensor, rows: Tensor, weights: Tensor, epochs: int, seed: int, rate: float = 2e-3, batch: int = 2048) -> None:
-    "Fit a head to labels (rows into `x`) by their cross-entropy, with AdamW."
-    seen, order = rows[:, 0].unique(), torch.Generator().manual_seed(seed)
+    def of(self, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "For all labels of some lessons: which of these lessons, type, operation."
+        count = self.count[some]
+        row = torch.repeat_interleave(torch.arange(len(some)), count)
+        at = torch.repeat_interleave(self.start[some] - (count.cumsum(0) - count), count) + torch.arange(len(row))
+        return row, self.kind[at], self.op[at]
+
+def _teach(head: Head, x: Tensor, labels: _Labels, seen: Tensor, epochs: int, seed: int, rate: float = 2e-3, batch: int = 800) -> None:
+    "Fit a head to the lessons `seen` (rows of `x`) by the cross-entropy of their labels, with AdamW."
+    order = torch.Generator().manual_seed(seed)
+    seen = seen[labels.count[seen] > 0]
     head.mean.copy_(x[seen].mean(0))
     head.scale.copy_(1 / (x[seen].std(0) + 1e-2))
     optimizer = torch.optim.AdamW(head.parameters(), rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * -(-len(rows) // batch) + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * -(-len(seen) // batch) + 1)
     for _ in range(epochs):
-        for some in torch.randperm(len(rows), generator=order).split(batch):
-            lesson, kind, op = rows[some].T
-            surprise = -head(x[lesson], kind).gather(1, op[:, None])[:, 0]
-            loss = (surprise * weights[some]).sum() / weights[some].sum()
+        for some in seen[torch.randperm(len(seen), generator=order)].split(batch):
+            row, kind, op = labels.of(some)
+            surprise, weight = -head(x[some], row, kind).gather(1, op[:, None])[:, 0], (labels.weight / labels.count)[some][row]
+            loss = (surprise * weight).sum() / weight.sum()
             optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
     head.eval()
 
@@ -186,39 +207,34 @@ class RecognitionModel:
     def _priors(self, tasks: Sequence[Task]) -> list[np.ndarray]:
         with torch.inference_mode():
             x = torch.from_numpy(features(self.jepa, [task.demonstrations for task in tasks], self.reads))
-            p = torch.stack([head(x[:, None], torch.arange(len(Type) + 1)).exp() for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
+            row, kind = torch.arange(len(x)).repeat_interleave(len(CHOICE)), torch.arange(len(CHOICE)).repeat(len(x))
+            p = torch.stack([head(x, row, kind).exp().view(len(x), *CHOICE.shape) for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
         keys = task_keys(tasks)
         known = (keys[:, None] == self.keys[None]).all(-1).any(-1)
         return [p[fold, i] if known[i] else p[:, i].mean(0) for i, fold in enumerate(fold_of(keys))]
 
 # %% ../../nbs/49_recognition.ipynb #490017
 GENERATED, RECOLOURED, EXECUTED, TRIED = 40_000, 6, 20, 150      # lessons: generated; of each task of the library, of each of its programs on other inputs, of so many tries
-LIBRARY_TIMES, EPOCHS = 2, 5
+EPOCHS = 5
 
 def lessons_from(examples: Sequence[tuple[Task, Program]], generated: int = GENERATED, seed: int = 0) -> Lessons:
-    "All lessons: generated ones, those of the library `LIBRARY_TIMES`, and those of hindsight."
+    "All lessons: generated ones, those of the library, and those of hindsight."
     rng = np.random.default_rng(seed)
-    taught = generated_lessons(generated, seed)
-    if examples:
-        library, executed = library_lessons(examples, RECOLOURED, rng), hindsight_lessons(examples, EXECUTED, TRIED, rng)
-        for more in [library] * LIBRARY_TIMES + [executed]: taught = taught + more
-    return taught
+    return generated_lessons(generated, seed) + library_lessons(examples, RECOLOURED, rng) + hindsight_lessons(examples, EXECUTED, TRIED, rng)
 
 def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[str] = READS, generated: int = GENERATED, epochs: int = EPOCHS, seed: int = 0, progress: bool = True) -> dict[str, RecognitionModel]:
     "Recognition models for each of `reads`, from generated tasks and `examples` (published or synthetic tasks with their programs); a function of its arguments. The JEPA stays as it is."
     if unknown := set(reads) - set(READS): raise ValueError(f'a recognition model reads {" or ".join(READS)}, not {sorted(unknown)[0]!r}')
     with ticking('lessons', progress, leave=False): lessons = lessons_from(examples, generated, seed)
     everything = features(jepa, lessons.tasks, 'fused', progress)
-    rows, weights = _label_rows(lessons)
-    folds, keys, models = torch.tensor(lessons.folds), task_keys([task for task, _ in examples]), {}
+    labels_of_lessons, folds, keys, models = _Labels(lessons), torch.tensor(lessons.folds), task_keys([task for task, _ in examples]), {}
     for name in reads:
         x, heads = torch.from_numpy(everything[:, :2 * N_STATISTICS] if name == 'statistics' else everything), []
         for fold in range(FOLDS):
             with ticking(f'teaching ({name}, {fold + 1} of {FOLDS})', progress, leave=False), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed * FOLDS + fold)
                 heads.append(Head(x.shape[1]))
-                seen = (folds != fold).all(1)[rows[:, 0]]
-                _teach(heads[-1], x, rows[seen], weights[seen], epochs, seed)
+                _teach(heads[-1], x, labels_of_lessons, (folds != fold).all(1).nonzero()[:, 0], epochs, seed)
         models[name] = RecognitionModel(jepa, heads, name, keys)
     return models
 
