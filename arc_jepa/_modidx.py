@@ -2617,6 +2617,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                         'arc_jepa.solve.windows._shows': ('windows.html#_shows', 'arc_jepa/solve/windows.py'),
                                         'arc_jepa.solve.windows._through': ('windows.html#_through', 'arc_jepa/solve/windows.py'),
                                         'arc_jepa.solve.windows._window': ('windows.html#_window', 'arc_jepa/solve/windows.py'),
+                                        'arc_jepa.solve.windows.literal_bits': ('windows.html#literal_bits', 'arc_jepa/solve/windows.py'),
                                         'arc_jepa.solve.windows.windows': ('windows.html#windows', 'arc_jepa/solve/windows.py'),
                                         'arc_jepa.solve.windows.worth_saying': ('windows.html#worth_saying', 'arc_jepa/solve/windows.py')},
             'arc_jepa.statistics': { 'arc_jepa.statistics.as_number': ('statistics.html#as_number', 'arc_jepa/statistics.py'),

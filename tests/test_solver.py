@@ -1,4 +1,5 @@
 """The solver and its engines: what windows, objects and views find runs again by the executor, nothing leaks from test outputs, and every limit holds: programs, CPU time, memory."""
+import itertools
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from arc_jepa.solve.search import Candidate, Search
 from arc_jepa.solve.solver import ENGINES, rank_answers, solve, warm_up
 from arc_jepa.solve.stacking import stacks
 from arc_jepa.solve.views import VIEWS, apply_view, undo_view
-from arc_jepa.solve.windows import windows
+from arc_jepa.solve.windows import literal_bits, windows, worth_saying
 from children import ENVIRONMENT
 
 FOUND_BY = {                  # 6,000 programs are enough
@@ -88,6 +89,21 @@ def test_the_way_back_from_a_view_is_exact(grid, colours, name):
     found = undo_view(view, Candidate(rule, 1.0, (), 0), task)
     assert reproduces(found.program, task) and np.array_equal(found.answers[0], output)
     assert np.array_equal(run_program(parse(view.before) + parse(view.after), grid), grid)
+
+
+# ---- what is worth saying
+
+def test_what_a_grid_costs_is_a_code():
+    "One bit says which of two codes it is; with it, all grids of a size are charged no less than a prefix code needs. One colour is cheap at any size, and noise costs log₂ 10 a cell."
+    for cells in (1, 2, 3, 4): assert sum(2.0 ** -literal_bits(np.array([grid])) for grid in itertools.product(range(10), repeat=cells)) <= 2
+    assert literal_bits(np.full((30, 30), 7)) == literal_bits(np.full((2, 2), 7)) < 7 and literal_bits(np.random.default_rng(0).integers(0, 10, (5, 5))) == 25 * np.log2(10)
+
+
+def test_a_window_on_one_colour_is_a_guess_unless_it_is_very_cheap():
+    "Both outputs of this task are of one colour; programs of 27 bits that give them are wrong on the test."
+    task = task_of('445eab21')
+    assert worth_saying(19, task) and not worth_saying(27, task)
+    assert worth_saying(80, task_of('9ecd008a')), 'cells of many colours'
 
 
 # ---- the objects of a task
