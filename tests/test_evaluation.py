@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from scipy.stats import t
 from typer.testing import CliRunner
 
 from arc_jepa.commands import app
@@ -15,6 +16,7 @@ from arc_jepa.datasets import load_tasks
 from arc_jepa.evaluate import evaluation
 from arc_jepa.evaluate.evaluation import guessed_answers, likely_size, solve_tasks, submission
 from arc_jepa.grid import Pair, Task, as_grid
+from arc_jepa.statistics import geometric_ratio
 
 EVALUATE = """
 import sys
@@ -194,3 +196,16 @@ def test_another_solver_does_not_answer_from_the_journal(tmp_path, monkeypatch):
         monkeypatch.setattr(evaluation, '_solver_stamp', lambda stamp=stamp: stamp)
         evaluation.evaluate(tasks, max_nodes=300, progress=False, journal=journal)
         assert len(journal.read_text().splitlines()) == lines
+
+
+@pytest.mark.parametrize('n', [2, 3, 5, 9])
+def test_the_interval_of_a_ratio_keeps_its_promise_with_few_tasks(n):
+    "In some 95 % of 600 repetitions the true ratio, 8, is inside; and the interval is that of t on the logarithms."
+    rng, held = np.random.default_rng(n), 0
+    for _ in range(600):
+        logs = np.log(8) + rng.normal(size=n)
+        ratio, (low, high) = geometric_ratio(np.stack([np.exp(logs) * 50, np.full(n, 50.0)], 1))
+        half = t.ppf(.975, n - 1) * logs.std(ddof=1) / n ** .5
+        assert ratio == pytest.approx(np.exp(logs.mean())) and (low, high) == pytest.approx((np.exp(logs.mean() - half), np.exp(logs.mean() + half)))
+        held += low <= 8 <= high
+    assert .92 < held / 600 < .98
