@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['wilson_interval', 'sign_test', 'geometric_ratio', 'bootstrap_mean', 'mean_interval', 'as_number']
+__all__ = ['wilson_interval', 'sign_test', 'mean_interval', 'geometric_ratio', 'bootstrap_mean', 'as_number']
 
 # %% ../nbs/05_statistics.ipynb #050005
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
@@ -25,14 +25,23 @@ def sign_test(one: int, other: int) -> float:
     n = one + other
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(one, other) + 1)) / 2 ** n)
 
+# %% ../nbs/05_statistics.ipynb #a2ab060f
+def mean_interval(values) -> tuple[float, float | None, float | None]:
+    "Mean of `values` with its 95 % interval (Student's t, 'The probable error of a mean', 1908); no interval (None, None) for fewer than two. Raises ValueError for none."
+    from scipy.stats import t
+    values = np.asarray(values, float)
+    if not len(values): raise ValueError('no values, so there is no mean')
+    mean = float(values.mean())
+    if len(values) == 1: return mean, None, None
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return mean, mean - half, mean + half
+
 # %% ../nbs/05_statistics.ipynb #050012
-def geometric_ratio(pairs: np.ndarray, draws: int = 2000) -> tuple[float, tuple[float, float]] | tuple[None, None]:
-    "Geometric mean of `pairs[:, 0] / pairs[:, 1]` (positive, n×2) with its 95 % bootstrap interval; (None, None) for fewer than two pairs."
+def geometric_ratio(pairs: np.ndarray) -> tuple[float, tuple[float, float]] | tuple[None, None]:
+    "Geometric mean of `pairs[:, 0] / pairs[:, 1]` (positive, n×2) with its 95 % interval, Student's t on the logarithms; (None, None) for fewer than two pairs."
     if len(pairs) < 2: return None, None
-    logs = np.log(pairs[:, 0] / pairs[:, 1])
-    means = np.random.default_rng(0).choice(logs, (draws, len(logs))).mean(1)
-    low, high = np.exp(np.quantile(means, (0.025, 0.975)))
-    return float(np.exp(logs.mean())), (float(low), float(high))
+    ratio, low, high = map(float, np.exp(mean_interval(np.log(pairs[:, 0] / pairs[:, 1]))))
+    return ratio, (low, high)
 
 # %% ../nbs/05_statistics.ipynb #86d9d869
 def bootstrap_mean(values, clusters=None, draws: int = 2000) -> tuple[float, float, float]:
@@ -44,17 +53,6 @@ def bootstrap_mean(values, clusters=None, draws: int = 2000) -> tuple[float, flo
     times = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), draws)
     low, high = np.quantile(times @ sums / np.maximum(times @ counts, 1), (0.025, 0.975))
     return float(values.mean()), float(low), float(high)
-
-# %% ../nbs/05_statistics.ipynb #a2ab060f
-def mean_interval(values) -> tuple[float, float | None, float | None]:
-    "Mean of `values` with its 95 % interval (Student's t, 'The probable error of a mean', 1908); no interval (None, None) for fewer than two. Raises ValueError for none."
-    from scipy.stats import t
-    values = np.asarray(values, float)
-    if not len(values): raise ValueError('no values, so there is no mean')
-    mean = float(values.mean())
-    if len(values) == 1: return mean, None, None
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    return mean, mean - half, mean + half
 
 # %% ../nbs/05_statistics.ipynb #050015
 def as_number(x: Any) -> float | None:

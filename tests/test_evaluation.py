@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from scipy.stats import t
 from typer.testing import CliRunner
 
 from arc_jepa.commands import app
@@ -15,6 +16,7 @@ from arc_jepa.datasets import load_tasks
 from arc_jepa.evaluate import evaluation
 from arc_jepa.evaluate.evaluation import evaluate, guessed_answers, likely_size, solve_tasks, submission
 from arc_jepa.grid import Pair, Task, as_grid
+from arc_jepa.statistics import geometric_ratio
 
 EVALUATE = """
 import sys
@@ -203,3 +205,15 @@ def test_phases_of_a_curriculum_are_counted_each():
     assert report.json['variants']['dsl_only']['by_phase'] == {phase: {'solved': sum(s for s, t in zip(solved, tasks) if t.metadata['phase'] == phase), 'tasks': n} for phase, n in (('phase_i', 3), ('phase_ii', 6))}
     assert 'phase_ii' in str(report) and 0 < sum(solved) < 9
     assert evaluate(load_tasks('arc1/training')[:1], max_nodes=100, progress=False).json['variants']['dsl_only']['by_phase'] == {}
+
+@pytest.mark.parametrize('n', [2, 3, 5, 9])
+def test_the_interval_of_a_ratio_keeps_its_promise_with_few_tasks(n):
+    "In some 95 % of 600 repetitions the true ratio, 8, is inside; and the interval is that of t on the logarithms."
+    rng, held = np.random.default_rng(n), 0
+    for _ in range(600):
+        logs = np.log(8) + rng.normal(size=n)
+        ratio, (low, high) = geometric_ratio(np.stack([np.exp(logs) * 50, np.full(n, 50.0)], 1))
+        half = t.ppf(.975, n - 1) * logs.std(ddof=1) / n ** .5
+        assert ratio == pytest.approx(np.exp(logs.mean())) and (low, high) == pytest.approx((np.exp(logs.mean() - half), np.exp(logs.mean() + half)))
+        held += low <= 8 <= high
+    assert .92 < held / 600 < .98

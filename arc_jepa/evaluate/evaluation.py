@@ -78,7 +78,7 @@ def first_fits(results: Sequence[dict], variant: str) -> np.ndarray:
     return np.array([np.nan if n is None else n + 1 for n in after], float)
 
 def programs_to_first_fit(results: Sequence[dict], first: str, second: str) -> dict:
-    "Geometric mean over the tasks for which both variants stand by an answer of (programs to the first of `first`) / (to that of `second`), above 1 where `second` needs fewer; 95 % bootstrap interval; tasks for which only one of them does."
+    "Geometric mean over the tasks for which both variants stand by an answer of (programs to the first of `first`) / (to that of `second`), above 1 where `second` needs fewer; 95 % interval; tasks for which only one of them does."
     fits = np.stack([first_fits(results, first), first_fits(results, second)], 1)
     fitted = np.isfinite(fits)
     both = fits[fitted.all(1)]

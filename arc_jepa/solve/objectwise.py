@@ -5,69 +5,103 @@
 # %% ../../nbs/43_objectwise.ipynb #430105
 from __future__ import annotations
 import time
+from dataclasses import replace
 from typing import Callable, Sequence
 
 import numpy as np
 from ..grid import Pair, Task
 from ..dsl.ops import N_OPS, OP_BY_NAME
 from ..dsl.program import Program, Step, parse, reproduces, run_on_task, run_program
-from .search import Candidate, Search
+from .search import CHUNK, Candidate, Search, _unpredicted
 
 # %% auto #0
-__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'MAX_BODIES', 'part_task', 'objectwise']
+__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'part_task', 'objectwise']
 
 # %% ../../nbs/43_objectwise.ipynb #430107
 SEGMENTATIONS = tuple(map(parse, ('objects8', 'objects4', 'shapes8', 'shapes4', 'colours', 'regions', 'each_line(rows)', 'each_line(columns)', 'split_at_lines(rows)', 'split_at_lines(columns)', 'blocks(2)', 'blocks(3)')))
-MAX_PARTS = 14
+MAX_PARTS = 14          # objects that a part task demonstrates, and that it tests
 
-def _parts(objects: tuple[np.ndarray, np.ndarray], pair: Pair) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    "For each object its crop and what the output has at its box; None if the output differs from the input where no box is."
+def _crops(objects: tuple[np.ndarray, np.ndarray]) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+    "Box and crop of each object."
     cells, labels = objects
-    outside, parts = np.where(labels > 0, 0, pair.input), []
+    crops = []
     for k in range(1, int(labels.max(initial=0)) + 1):
         rows, columns = np.nonzero(labels == k)
         box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-        parts.append((np.where(labels[box] == k, cells[box], 0).astype(np.uint8), pair.output[box]))
+        crops.append((box, np.ascontiguousarray(np.where(labels[box] == k, cells[box], 0), np.uint8)))
+    return crops
+
+def _parts(objects: tuple[np.ndarray, np.ndarray], pair: Pair) -> list[Pair] | None:
+    "For each object its crop and what the output has at its box; None if the output differs from the input where no box is."
+    outside, parts = np.where(objects[1] > 0, 0, pair.input), []
+    for box, crop in _crops(objects):
+        parts.append(Pair(crop, np.ascontiguousarray(pair.output[box])))
         outside[box] = pair.output[box]
     return parts if np.array_equal(outside, pair.output) else None
 
+def _key(grid: np.ndarray) -> tuple: return grid.shape, grid.tobytes()
+
+def _largest(parts: dict[tuple, Pair]) -> tuple[Pair, ...]: return tuple(sorted(parts.values(), key=lambda part: -part.input.size)[:MAX_PARTS])
+
 def part_task(segmentation: Program, task: Task) -> Task | None:
-    "The objects of all demonstrations as demonstrations; None where outputs have another size, change outside of all boxes, or contradict each other, or where there are fewer than two different objects."
-    parts = {}
+    """The objects of all demonstrations as demonstrations, those that only the test inputs have as tests.
+
+    None where outputs have another size, change outside of all boxes, or contradict each other, where there are fewer than two different objects, or where a test input has none."""
+    parts, unseen = {}, {}
     for pair in task.demonstrations:
         objects = run_program(segmentation, pair.input)
         found = _parts(objects, pair) if isinstance(objects, tuple) and pair.input.shape == pair.output.shape else None
         if found is None: return None
-        for crop, wanted in found:
-            if not np.array_equal(parts.setdefault((crop.shape, crop.tobytes()), (crop, wanted))[1], wanted): return None
-    largest = sorted(parts.values(), key=lambda part: -part[0].size)[:MAX_PARTS]
-    if len(parts) < 2 or all(np.array_equal(*part) for part in largest): return None
-    return Task(f'{task.id}, {segmentation}', tuple(Pair(np.ascontiguousarray(crop), np.ascontiguousarray(wanted)) for crop, wanted in largest), (Pair(largest[0][0]),))
+        for part in found:
+            if not np.array_equal(parts.setdefault(_key(part.input), part).output, part.output): return None
+    for pair in task.tests:
+        objects = run_program(segmentation, pair.input)
+        if not isinstance(objects, tuple): return None
+        unseen |= {_key(crop): Pair(crop) for _, crop in _crops(objects) if _key(crop) not in parts}
+    demonstrations = _largest(parts)
+    if len(parts) < 2 or all(np.array_equal(part.input, part.output) for part in demonstrations): return None
+    return Task(f'{task.id}, {segmentation}', demonstrations, _largest(unseen))
 
 # %% ../../nbs/43_objectwise.ipynb #430110
 MAP_BITS = float(np.log2(N_OPS) + np.log2(len(SEGMENTATIONS)))       # the step that maps, and what it maps over
-MAX_BODIES = 4
+
+def _missed(segmentation: Program, body: Candidate, task: Task) -> int:
+    "How many demonstrations a body does not predict from the objects of the others; for one without a colour map at most all."
+    *steps, last = body.program.steps or (None,)
+    if last is None or last.op is not OP_BY_NAME['map_colours']: return min(body.missed, len(task.demonstrations))
+    mapped = [[run_program(Program(tuple(steps)), crop).ravel() for _, crop in _crops(run_program(segmentation, pair.input))] for pair in task.demonstrations]
+    return _unpredicted([np.concatenate(grids) for grids in mapped], np.array([last.arguments[0] >> 4 * c & 15 for c in range(10)]))
 
 def _mapped(segmentation: Program, body: Candidate, task: Task, tested: int) -> Candidate | None:
     "The candidate for the whole task, if it gives all demonstrations."
-    program = segmentation + Program((Step(OP_BY_NAME['map'], (body.program.on(Program((), 'here')),)),))
+    program, n = segmentation + Program((Step(OP_BY_NAME['map'], (body.program.on(Program((), 'here')),)),)), len(task.demonstrations)
     if not reproduces(program, task): return None
-    answers = run_on_task(program, task)[len(task.demonstrations):]
-    return Candidate(program, MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', body.missed) if all(isinstance(a, np.ndarray) for a in answers) else None
+    answers = run_on_task(program, task)[n:]
+    return Candidate(program, MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', _missed(segmentation, body, task)) if all(isinstance(a, np.ndarray) for a in answers) else None
+
+def _search_bodies(search: Search, segmentation: Program, task: Task, looks: Sequence[Callable[[Search], list[Candidate]]], programs: int, seconds: float) -> list[Candidate]:
+    "Candidates for the whole task from a search on one part task, until one misses nothing."
+    end, found, seen, going_on = time.thread_time() + seconds, [], 0, True
+    def mapped(bodies): return [c for c in (_mapped(segmentation, body, task, body.tested) for body in bodies) if c]
+    while True:
+        found += mapped(search.candidates[seen:])
+        seen = len(search.candidates)
+        if not going_on or any(not c.missed for c in found) or search.tested >= programs or time.thread_time() >= end: break
+        going_on = search.run(min(CHUNK, programs - search.tested))
+    if all(c.missed for c in found): found += [c for look in looks for c in mapped(look(search))]
+    return found
 
 def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_000, seconds: float = np.inf, looks: Sequence[Callable[[Search], list[Candidate]]] = ()) -> tuple[list[Candidate], int]:
-    "Programs `objects | map(body)` that give all demonstrations, and how many bodies were tested: at most `programs`, for at most `seconds` of CPU time, shared evenly by the different part tasks. Where a search finds nothing that predicts all parts, `looks` look at it."
+    "Programs `objects | map(body)` that give all demonstrations, cheapest first, and how many bodies were tested: at most `programs`, for at most `seconds` of CPU time, shared evenly by the different part tasks; what one does not need goes to the next. Where a search finds nothing that predicts all parts, `looks` look at it."
     end = time.thread_time() + seconds
     part_tasks = {}
     for segmentation in SEGMENTATIONS:
         made = part_task(segmentation, task)
-        if made: part_tasks.setdefault(tuple((p.input.shape, p.input.tobytes(), p.output.tobytes()) for p in made.demonstrations), (segmentation, made))
+        if made: part_tasks.setdefault((tuple((_key(p.input), _key(p.output)) for p in made.demonstrations), tuple(_key(p.input) for p in made.tests)), (segmentation, made))
     found, tested = [], 0
     for k, (segmentation, made) in enumerate(part_tasks.values()):
+        n = len(part_tasks) - k
         search = Search(made, prior, max_bytes=64 << 20, max_states=100_000)
-        search.run_for(programs // len(part_tasks), (end - time.thread_time()) / (len(part_tasks) - k))
-        tested += search.tested
-        bodies = search.candidates[:MAX_BODIES]
-        if all(c.missed for c in bodies): bodies = bodies + [c for look in looks for c in look(search)[:MAX_BODIES]]
-        found += [c for c in (_mapped(segmentation, body, task, tested) for body in bodies) if c]
-    return found, tested
+        mapped = _search_bodies(search, segmentation, task, looks, (programs - tested) // n, (end - time.thread_time()) / n)
+        found, tested = found + [replace(c, tested=c.tested + tested) for c in mapped], tested + search.tested
+    return sorted(found, key=lambda c: c.bits), tested

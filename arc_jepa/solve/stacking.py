@@ -15,8 +15,8 @@ from ..grid import COLOUR_NAMES
 from .search import Candidate, Search, _probe
 
 # %% auto #0
-__all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_STATES', 'MAX_PIECES', 'MAX_COPIED', 'MAX_LAYERS', 'GROUNDS',
-           'LEFT_OUT_GROUNDS', 'EFFORT', 'KINDS_OF_CELLS', 'Sets', 'Table', 'tables', 'stacks', 'show_cells']
+__all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_TABLE_STATES', 'MAX_COPIED_GRIDS', 'MAX_PIECES', 'MAX_LAYERS',
+           'GROUNDS', 'LEFT_OUT_GROUNDS', 'EFFORT', 'KINDS_OF_CELLS', 'Sets', 'Table', 'tables', 'stacks', 'show_cells']
 
 # %% ../../nbs/41_stacking.ipynb #410007
 @jit
@@ -272,7 +272,8 @@ def _layer(piece: np.ndarray, literal, grid) -> Step:
     return _step('paint_where', seen, colour, program) if kind == PAINT else _step('under', _from_input(grid(second), _step('keep_where', seen, program)))
 
 # %% ../../nbs/41_stacking.ipynb #410017
-MAX_STATES, MAX_PIECES, MAX_COPIED, MAX_LAYERS = 6_000, 20_000, 400, 8
+MAX_TABLE_STATES, MAX_COPIED_GRIDS = 6_000, 400     # states that tables are made of, the cheapest; grids of a table that pieces are copied from
+MAX_PIECES, MAX_LAYERS = 20_000, 8      # for one ground; in one stack
 GROUNDS, LEFT_OUT_GROUNDS = 4, 2      # grounds that are covered, with all demonstrations and with one left out
 EFFORT = 10_000_000                   # words that are compared for pairs of literals, for one ground
 
@@ -336,7 +337,7 @@ class Table:
         "What may be painted for less than naming the cells: pieces, their bits, and the cells of each, uint64[P, words]."
         pieces, bits = np.zeros((MAX_PIECES, 4), np.int64), np.zeros(MAX_PIECES)
         n = _find_pieces(sets.literals, self.bits, self.paired, sets.wanted, open_cells, self.cell_bits, pieces, bits)
-        n = _find_copies(sets.literals, self.bits, self.paired, self.grid_bits[:MAX_COPIED], sets.right, sets.painted, open_cells, self.cell_bits, pieces, bits, n)
+        n = _find_copies(sets.literals, self.bits, self.paired, self.grid_bits[:MAX_COPIED_GRIDS], sets.right, sets.painted, open_cells, self.cell_bits, pieces, bits, n)
         return pieces[:n], bits[:n], _cells(pieces[:n], sets)
 
     def covers(self, n_grounds: int = GROUNDS, counted: np.ndarray | None = None):
@@ -378,7 +379,7 @@ class Table:
 # %% ../../nbs/41_stacking.ipynb #410019
 def tables(search: Search) -> list[Table]:
     "Tables of the states of `search` that have the size of the output: for the two sizes on the tests on which most of them agree."
-    goal, states = search._goal, np.zeros(MAX_STATES, np.int64)
+    goal, states = search._goal, np.zeros(MAX_TABLE_STATES, np.int64)
     states = states[:_of_output_size(search._memory, search.states, goal, states)]
     if not len(states): return []
     group, costs = np.zeros(len(states), np.int64), search.state_bits()

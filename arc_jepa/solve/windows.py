@@ -4,6 +4,8 @@
 
 # %% ../../nbs/42_windows.ipynb #420005
 from __future__ import annotations
+from math import comb, factorial, log2, prod
+
 import numpy as np
 from ..compiled import jit
 from ..grid import Task
@@ -13,10 +15,10 @@ from ..dsl.types import GRID, HEADER, MASK, OBJECT, value_bytes
 from .search import Candidate, Search
 
 # %% auto #0
-__all__ = ['MAX_WINDOWS', 'MAX_SEEN', 'CROP_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'worth_saying', 'windows']
+__all__ = ['MAX_WINDOWS', 'MAX_MATCHES', 'CROP_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'literal_bits', 'worth_saying', 'windows']
 
 # %% ../../nbs/42_windows.ipynb #420007
-MAX_WINDOWS, MAX_SEEN = 400, 2_000
+MAX_WINDOWS, MAX_MATCHES = 400, 2_000     # distinct windows, the cheapest; pairs of a window and a grid in which it shows the outputs
 
 @jit
 def _box(arena, at, window):
@@ -87,11 +89,17 @@ def _look(memory, n_states, goal, windows, seen):
 
 # %% ../../nbs/42_windows.ipynb #420012
 CROP_BITS = float(np.log2(N_OPS))        # the step that looks through the window
-MAX_ANSWERS, MAX_TRIED = 8, 64
+MAX_ANSWERS, MAX_TRIED = 8, 64           # different answers that are given; programs that are run for them, the cheapest
+
+def literal_bits(grid: np.ndarray) -> float:
+    "What naming the cells of a grid takes, if its size is known: a colour for each, or, where that is less, the number of colours, which, how many cells of each, and where they are."
+    counts = np.unique(grid, return_counts=True)[1].tolist()
+    n, k = grid.size, len(counts)
+    return min(n * log2(10), log2(10 * comb(10, k) * comb(n - 1, k - 1) * factorial(n) // prod(map(factorial, counts))))
 
 def worth_saying(bits: float, task: Task) -> bool:
-    "Is a program of `bits` cheaper than naming the colour of each cell of the demonstrations' outputs?"
-    return bits < np.log2(10) * sum(pair.output.size for pair in task.demonstrations)
+    "Is a program of `bits` cheaper than naming the cells of the demonstrations' outputs?"
+    return bits < sum(literal_bits(pair.output) for pair in task.demonstrations)
 
 def _through(window: Program, grid: Program) -> Program:
     "The part of a grid that is in the box of an object or a mask."
@@ -101,7 +109,7 @@ def _through(window: Program, grid: Program) -> Program:
 def windows(search: Search) -> list[Candidate]:
     "What states of `search` show of each other that is the output of every demonstration: the cheapest program for each answer, at most `MAX_ANSWERS`, cheapest first."
     goal, memory, task = search._goal, search._memory, search.task
-    boxes, state_of, seen = np.zeros((MAX_WINDOWS, goal.n_pairs, 6), np.int64), np.zeros(MAX_WINDOWS, np.int64), np.zeros((MAX_SEEN, 2), np.int64)
+    boxes, state_of, seen = np.zeros((MAX_WINDOWS, goal.n_pairs, 6), np.int64), np.zeros(MAX_WINDOWS, np.int64), np.zeros((MAX_MATCHES, 2), np.int64)
     n = _collect_windows(memory, search.states, goal, boxes, state_of)
     pairs = seen[:_look(memory, search.states, goal, boxes[:n], seen)]
     if not len(pairs): return []
