@@ -1267,6 +1267,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'arc_jepa/evaluate/report.py'),
                                           'arc_jepa.evaluate.report.steps_html': ('report.html#steps_html', 'arc_jepa/evaluate/report.py'),
                                           'arc_jepa.evaluate.report.table_html': ('report.html#table_html', 'arc_jepa/evaluate/report.py'),
+                                          'arc_jepa.evaluate.report.taught_html': ( 'report.html#taught_html',
+                                                                                    'arc_jepa/evaluate/report.py'),
                                           'arc_jepa.evaluate.report.training_html': ( 'report.html#training_html',
                                                                                       'arc_jepa/evaluate/report.py'),
                                           'arc_jepa.evaluate.report.variants_html': ( 'report.html#variants_html',

@@ -30,9 +30,9 @@ from ..statistics import as_number, sign_test
 __all__ = ['SERIES', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'INTRODUCTION', 'STYLE', 'read_json',
            'read_rows', 'count', 'percent', 'duration', 'span', 'escape', 'note_html', 'table_html', 'bars_html',
            'figure_html', 'legend_above', 'log_axis', 'stages_html', 'data_html', 'training_html', 'retrieval_html',
-           'solved', 'fits_of_both', 'solved_words', 'first_fit_words', 'comparison', 'figures_html', 'variants_html',
-           'distances_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html', 'solved_html',
-           'set_html', 'headline_html', 'write_report']
+           'taught_html', 'solved', 'fits_of_both', 'solved_words', 'first_fit_words', 'comparison', 'figures_html',
+           'variants_html', 'distances_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html',
+           'solved_html', 'set_html', 'headline_html', 'write_report']
 
 # %% ../../nbs/53_report.ipynb #530008
 def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
@@ -260,6 +260,15 @@ def retrieval_html(run_dir: Path) -> str:
     if isinstance(found := table.get('diagnostics'), dict): words += _alarms_html(found.get('alarms') or [])
     chart = figure_html('retrieval', 'Truth ranked first. Bars with 95 % intervals; marks are the floors.', lambda axes: draw_retrieval(axes, table), (6.4, 1 + .42 * max(len(rows), 2)), (1.05, .5))
     return f'{words}<div class="wide">{chart}</div>' + table_html(('measure', 'latent', 'fused', *FLOORS.values(), 'tasks', 'verdict'), rows) + _pictures_html(run_dir/'pictures')
+
+def taught_html(run_dir: Path) -> str:
+    "Bits a step of the programs of people, by what guides."
+    taught, note = read_json(run_dir/'taught.json')
+    bits = {name: b for name, value in (taught.get('bits_a_step') or {}).items() if (b := as_number(value)) is not None} if taught else {}
+    if not bits: return note_html(note or 'taught.json holds no figures.')
+    words = (f'<p>For {count(taught.get("examples"))} tasks of ARC-1 training there is a program in the library. What a step of it costs, in bits, when the demonstrations are read by each of these: one bit less a step halves the programs that come before one of one step, and quarters those before one of two. '
+             '<b>statistics</b> and <b>recognition</b> were taught, each fold by the heads that did not see its programs.</p>')
+    return words + table_html(('prior', 'bits a step'), [[f'<b>{escape(name)}</b>', f'{b:.2f}'] for name, b in bits.items()])
 
 def _alarms_html(alarms: list[dict]) -> str:
     "What [diagnostics](28_diagnostics.ipynb) found wrong with the latents, or that it was nothing."
@@ -583,7 +592,7 @@ def write_report(run_dir: Path | str) -> Path:
     sets = {stem: data for stem, (data, _) in read.items() if data}
     solving = [(re.sub(r'\W', '_', stem), SETS.get(stem, stem), _guarded(lambda: set_html(run_dir, re.sub(r'\W', '_', stem), data)) if data else note_html(note)) for stem, (data, note) in read.items()]
     sections = [('run', 'What was run', note_html(run_note) + _guarded(lambda: stages_html(run or {}))), ('data', 'Data', _guarded(lambda: data_html(run_dir))),
-                ('learning', 'Learning', _guarded(lambda: training_html(run_dir)) + '<h3>Retrieval</h3>' + _guarded(lambda: retrieval_html(run_dir))), *solving]
+                ('learning', 'Learning', _guarded(lambda: training_html(run_dir)) + '<h3>Retrieval</h3>' + _guarded(lambda: retrieval_html(run_dir)) + '<h3>What is worth trying</h3>' + _guarded(lambda: taught_html(run_dir))), *solving]
     started = INTRODUCTION + f'<p>Started {escape((run or {}).get("started"))}. Intervals are 95 % (Wilson): with 400 tasks about ±4 points, so small differences mean little.</p>'
     versions = ' · '.join(f'{escape(k)} {escape(v)}' for part in ('versions', 'machine') if isinstance((run or {}).get(part), dict) for k, v in run[part].items())
     path = run_dir/'report.html'
