@@ -2495,6 +2495,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                             'arc_jepa/solve/recognition.py'),
                                             'arc_jepa.solve.recognition.hindsight_lessons': ( 'recognition.html#hindsight_lessons',
                                                                                               'arc_jepa/solve/recognition.py'),
+                                            'arc_jepa.solve.recognition.keys_of': ( 'recognition.html#keys_of',
+                                                                                    'arc_jepa/solve/recognition.py'),
                                             'arc_jepa.solve.recognition.labels': ( 'recognition.html#labels',
                                                                                    'arc_jepa/solve/recognition.py'),
                                             'arc_jepa.solve.recognition.lessons_from': ( 'recognition.html#lessons_from',

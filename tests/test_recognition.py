@@ -10,12 +10,11 @@ from arc_jepa.datasets import load_task, load_tasks
 from arc_jepa.dsl.ops import N_OPS, OP_BY_NAME
 from arc_jepa.dsl.program import parse
 from arc_jepa.dsl.types import Type
-from arc_jepa.content import task_keys
 from arc_jepa.grid import Pair, Task
 from arc_jepa.jepa.models import Jepa, JepaError
 from arc_jepa.solve.library import Library
 from arc_jepa.solve.guidance import Guidance, variants_of
-from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, bits_a_step, examples_of, fold_of, has_recognition, hindsight_lessons, labels, load_recognition,
+from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, bits_a_step, examples_of, fold_of, has_recognition, hindsight_lessons, keys_of, labels, load_recognition,
                                         save_recognition, teach)
 from arc_jepa.solve.search import Search, instruction_costs, instructions_for
 from arc_jepa.solve.solver import solve
@@ -23,7 +22,7 @@ from arc_jepa.solve.solver import solve
 ALL = examples_of([Library()])
 EXAMPLES = ALL[:60]
 TASKS = [task for task, _ in EXAMPLES]
-FOLD = fold_of(task_keys(TASKS))
+FOLD = fold_of(keys_of(TASKS))
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +63,7 @@ def test_who_answers_for_a_task_has_not_seen_its_program(jepa, models):
 
 def test_a_task_is_known_by_its_content(models):
     for task, fold in list(zip(TASKS, FOLD))[:10]:
-        turned = Task('by another name', tuple(Pair(np.rot90(p.input), np.rot90(p.output)) for p in task.demonstrations), tuple(Pair(np.rot90(p.input)) for p in task.tests))
+        turned = Task('by another name', tuple(Pair(np.rot90(p.input), np.rot90(p.output)) for p in task.demonstrations), (Pair([[1, 2]]),))
         alone = type(models['fused'])(models['fused'].jepa, [models['fused'].heads[fold]] * FOLDS, 'fused', [])
         assert np.allclose(models['fused'].priors([turned])[0], alone.priors([turned])[0])
     unknown = load_task('arc1/training/007bbfb7') if '007bbfb7' not in {t.id for t in TASKS} else load_tasks('arc1/training')[-1]
@@ -73,6 +72,10 @@ def test_a_task_is_known_by_its_content(models):
 
 def test_it_is_a_function_of_its_arguments(jepa, models):
     assert all(np.array_equal(a, b) for name, again in taught(jepa, EXAMPLES).items() for a, b in zip(models[name].priors(TASKS[:5]), again.priors(TASKS[:5])))
+
+def test_without_a_library_generated_tasks_are_all_there_is(jepa):
+    alone = teach(jepa, [], ['statistics'], generated=300, epochs=1, progress=False)['statistics']
+    assert len(alone.keys) == 0 and alone.priors(TASKS[:2])[0].shape == CHOICE.shape and alone.priors([]) == []
 
 def test_only_demonstrations_are_read(models):
     task = TASKS[0]

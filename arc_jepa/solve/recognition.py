@@ -22,7 +22,7 @@ from ..dsl.ops import N_OPS, OPS, op_table_hash
 from ..dsl.program import Program, from_array, run_program
 from ..dsl.types import Type
 from ..generate.generator import sample_batch
-from ..jepa.models import WEIGHTS as JEPA_WEIGHTS, Jepa, JepaError
+from ..jepa.models import Jepa, JepaError
 from ..jepa.tokens import N_STATISTICS, pair_statistics, tokenize
 from ..progress import ticking
 from .guidance import Guidance
@@ -31,7 +31,7 @@ from .search import DEDUCED, FLOOR
 
 # %% auto #0
 __all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'LIBRARY_WEIGHT', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'RECOLOURED',
-           'EXECUTED', 'TRIED', 'EPOCHS', 'labels', 'Lessons', 'examples_of', 'fold_of', 'generated_lessons',
+           'EXECUTED', 'TRIED', 'EPOCHS', 'labels', 'Lessons', 'examples_of', 'keys_of', 'fold_of', 'generated_lessons',
            'library_lessons', 'hindsight_lessons', 'features', 'Head', 'RecognitionModel', 'lessons_from', 'teach',
            'bits_a_step', 'worth_of', 'format_bits', 'save_recognition', 'has_recognition', 'load_recognition']
 
@@ -69,8 +69,12 @@ FOLDS = 5
 LESSON_SEED = 500_000_000       # of generated lessons; no training run and no measurement begins there
 LIBRARY_WEIGHT = 2.0            # of a lesson of the library; all others weigh 1
 
+def keys_of(tasks: Sequence[Task]) -> np.ndarray:
+    "uint64[N, 2]: the content key of each task's demonstrations; which tests it has does not matter."
+    return task_keys([Task(task.id, task.demonstrations, ()) for task in tasks])
+
 def fold_of(keys: np.ndarray) -> np.ndarray:
-    "The fold of each task by its content key (uint64, N×2)."
+    "The fold of each task by its key."
     return (keys[:, 0] % np.uint64(FOLDS)).astype(np.int64)
 
 def generated_lessons(n: int, seed: int = 0) -> Lessons:
@@ -82,7 +86,7 @@ def generated_lessons(n: int, seed: int = 0) -> Lessons:
 
 def library_lessons(examples: Sequence[tuple[Task, Program]], recoloured: int, rng: np.random.Generator) -> Lessons:
     "Each task as it is and `recoloured` times with all colours but black exchanged: which operation it takes does not depend on them."
-    tasks, folds = [], fold_of(task_keys([task for task, _ in examples])).tolist()
+    tasks, folds = [], fold_of(keys_of([task for task, _ in examples])).tolist()
     for task, _ in examples:
         tasks.append(task.demonstrations)
         for _ in range(recoloured):
@@ -104,7 +108,7 @@ def _executed(program: Program, task: Task) -> tuple[Pair, ...] | None:
 def hindsight_lessons(examples: Sequence[tuple[Task, Program]], each: int, tries: int, rng: np.random.Generator) -> Lessons:
     "Up to `each` times every program on the inputs of another of the tasks, of `tries` that are drawn."
     tasks = [task for task, _ in examples]
-    folds, found = fold_of(task_keys(tasks)).tolist(), Lessons([], [], [], [])
+    folds, found = fold_of(keys_of(tasks)).tolist(), Lessons([], [], [], [])
     for i, (_, program) in enumerate(examples):
         named, made = labels(program), 0
         for other in rng.permutation(len(tasks))[:tries].tolist():
@@ -193,7 +197,7 @@ DESCRIPTION, SUFFIX = 'recognition_{}.json', '.safetensors'
 class RecognitionModel:
     """A source of priors for `Guidance`: `priors(tasks)` gives float[len(Type) + 1, N_OPS] each, p(operation | demonstrations, type).
 
-    Made by `teach` or `load`. `keys`: content keys of the tasks whose programs it has seen; for those it answers with the head that has not."""
+    Made by `teach` or `load`. `keys`: those of the tasks whose programs it has seen (`keys_of`); for those it answers with the head that has not."""
     def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, keys: np.ndarray):
         self.jepa, self.heads, self.reads, self.keys = jepa, list(heads), reads, np.asarray(keys, np.uint64).reshape(-1, 2)
 
@@ -209,7 +213,7 @@ class RecognitionModel:
             x = torch.from_numpy(features(self.jepa, [task.demonstrations for task in tasks], self.reads))
             row, kind = torch.arange(len(x)).repeat_interleave(len(CHOICE)), torch.arange(len(CHOICE)).repeat(len(x))
             p = torch.stack([head(x, row, kind).exp().view(len(x), *CHOICE.shape) for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
-        keys = task_keys(tasks)
+        keys = keys_of(tasks)
         known = (keys[:, None] == self.keys[None]).all(-1).any(-1)
         return [p[fold, i] if known[i] else p[:, i].mean(0) for i, fold in enumerate(fold_of(keys))]
 
@@ -227,7 +231,7 @@ def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[
     if unknown := set(reads) - set(READS): raise ValueError(f'a recognition model reads {" or ".join(READS)}, not {sorted(unknown)[0]!r}')
     with ticking('lessons', progress, leave=False): lessons = lessons_from(examples, generated, seed)
     everything = features(jepa, lessons.tasks, 'fused', progress)
-    labels_of_lessons, folds, keys, models = _Labels(lessons), torch.tensor(lessons.folds), task_keys([task for task, _ in examples]), {}
+    labels_of_lessons, folds, keys, models = _Labels(lessons), torch.tensor(lessons.folds), keys_of([task for task, _ in examples]), {}
     for name in reads:
         x, heads = torch.from_numpy(everything[:, :2 * N_STATISTICS] if name == 'statistics' else everything), []
         for fold in range(FOLDS):
