@@ -51,7 +51,8 @@ def test_a_broken_text_is_refused_with_its_line(text, says, tmp_path):
 
 
 def test_a_library_that_does_not_exist(tmp_path):
-    with pytest.raises(LibraryError, match='no_such_library: not found; .*arc1_training'): Library('no_such_library')
+    for place in ('no_such_library', tmp_path / 'no_such_library'):
+        with pytest.raises(LibraryError, match='no_such_library: not found; .*arc1_training'): Library(place)
     with pytest.raises(LibraryError, match=r'programs.jsonl: not found; `arc-jepa solve --library'): Library(tmp_path)
 
 

@@ -171,7 +171,7 @@ class Library:
         self.dropped: list[str] = []
         if path.is_dir(): self.solved, self.dropped = _read_directory(path)
         elif path.is_file() or packaged.is_file(): self.solved = _read_text(path if path.is_file() else packaged, tasks)
-        else: raise LibraryError(f'{place}: not found; right would be a directory that `arc-jepa solve --library` wrote, a text file of programs, or {" or ".join(sorted(file.stem for file in packaged.parent.glob("*.txt")))}, which comes with the package')
+        else: raise LibraryError(f'{place}: not found; right would be a directory that `arc-jepa solve --library` wrote, a text file of programs, or {" or ".join(sorted(file.stem for file in (PACKAGE/"library").glob("*.txt")))}, which comes with the package')
 
     @cached_property
     def entries(self) -> list[Entry]:
