@@ -238,13 +238,13 @@ def teach(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
         with _saying():
             from arc_jepa.jepa.models import Jepa
             from arc_jepa.solve.library import Library
-            from arc_jepa.solve.recognition import examples_of, format_bits, save_recognition, teach as learn, worth_of
+            from arc_jepa.solve.recognition import examples_of, format_worth, save_recognition, teach as learn, worth_of
             jepa = Jepa.load(run_dir)
             examples = examples_of([Library(), *map(Library, library or ())])
         models = learn(jepa, examples, generated=generated)
         save_recognition(models, run_dir)
         with _saying('what it is worth'): worth = worth_of(jepa, models, examples)
-        typer.echo(json.dumps(dict(examples=len(examples), bits_a_step=worth)) if as_json else format_bits(worth, len(examples)))
+        typer.echo(json.dumps(worth) if as_json else format_worth(worth))
 
 # %% ../nbs/81_commands.ipynb #runs0001
 runs = typer.Typer(no_args_is_help=True, rich_markup_mode='markdown', help='Look at what training runs left: checkpoints, which of them are whole, what may go, a copy elsewhere.')
@@ -458,11 +458,11 @@ def _guidance(run_dir: Path | None, prior: Prior | None) -> tuple[dict, object]:
         from arc_jepa.solve.guidance import variants_of
         from arc_jepa.solve.recognition import has_recognition, load_recognition
         jepa = Jepa.load(run_dir)
+        if prior is Prior.jepa: return {'jepa': jepa}, jepa
         taught = load_recognition(run_dir, jepa) if has_recognition(run_dir) else None
     if prior in (Prior.statistics, Prior.recognition) and not taught: raise ValueError(f'--guidance {prior.value}: {run_dir} was taught nothing yet; `arc-jepa teach {run_dir}` does it')
     compared = variants_of(jepa, taught)
     if prior is None: return compared, jepa
-    if prior is Prior.jepa: return {'jepa': jepa}, jepa
     name = {Prior.uniform: 'dsl_only', Prior.recognition: 'meta_guided'}.get(prior, prior.value)
     return {name: compared[name]}, jepa
 

@@ -159,13 +159,13 @@ class PilotWork:
     def teach(self) -> None:
         "What is worth trying on a task, from generated tasks and the library."
         from arc_jepa.solve.library import Library
-        from arc_jepa.solve.recognition import examples_of, format_bits, save_recognition, teach, worth_of
+        from arc_jepa.solve.recognition import examples_of, format_worth, save_recognition, teach, worth_of
         jepa, examples = self.jepa(), examples_of([Library()])
         models = teach(jepa, examples, generated=self.config.lessons, progress=self.progress)
         save_recognition(models, self.run_dir/'jepa')
         worth = worth_of(jepa, models, examples)
-        write_atomic(self.run_dir/'taught.json', json.dumps({'examples': len(examples), 'bits_a_step': worth}, indent=1))
-        print(format_bits(worth, len(examples)))
+        write_atomic(self.run_dir/'taught.json', json.dumps(worth, indent=1))
+        print(format_worth(worth))
 
     def solve(self, name: str, file: str) -> None:
         from arc_jepa.datasets import load_tasks

@@ -266,8 +266,10 @@ def taught_html(run_dir: Path) -> str:
     taught, note = read_json(run_dir/'taught.json')
     bits = {name: b for name, value in (taught.get('bits_a_step') or {}).items() if (b := as_number(value)) is not None} if taught else {}
     if not bits: return note_html(note or 'taught.json holds no figures.')
-    words = (f'<p>For {count(taught.get("examples"))} tasks of ARC-1 training there is a program in the library. What a step of it costs, in bits, when the demonstrations are read by each of these: one bit less a step halves the programs that come before one of one step, and quarters those before one of two. '
-             '<b>statistics</b> and <b>recognition</b> were taught, each fold by the heads that did not see its programs.</p>')
+    saved = taught.get('saved') if isinstance(taught.get('saved'), dict) else {}
+    words = (f'<p>For {count(taught.get("programs"))} tasks of ARC-1 training there is a program in the library. What a step of it costs, in bits, when the demonstrations are read by each of these: one bit less a step halves the programs that come before one of one step, and quarters those before one of two. '
+             '<b>nothing</b>, <b>statistics</b> and <b>recognition</b> were taught; of each task they are asked by heads that have seen neither it nor another one whose program does the same.'
+             + (f' {escape(saved.get("source"))} saves {count(saved.get("value"), 2)} against {escape(saved.get("floor"))}, <span class="whole">{count(saved.get("low"), 2)} to {count(saved.get("high"), 2)}</span>.' if saved else '') + '</p>')
     return words + table_html(('prior', 'bits a step'), [[f'<b>{escape(name)}</b>', f'{b:.2f}'] for name, b in bits.items()])
 
 def _alarms_html(alarms: list[dict]) -> str:
@@ -512,7 +514,7 @@ def set_html(run_dir: Path, stem: str, data: dict) -> str:
 SETS = {'synthetic': 'Held-out generated tasks', 'arc1_training': 'ARC-1 training', 'arc1_evaluation': 'ARC-1 evaluation', 'arc2_training': 'ARC-2 training', 'arc2_evaluation': 'ARC-2 evaluation'}
 EXPECTED = ('synthetic', 'arc1_training', 'arc1_evaluation')
 INTRODUCTION = ('<p>Generated tasks, a network trained on such tasks, and a search for programs that solve tasks. Each task is searched once for each <i>variant</i>, with the same number of programs: '
-                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>statistics</b> and <b>meta_guided</b> were taught on tasks with known programs what demonstrations suggest, the first from statistics made by hand, the second from what the network reads too (and no task by a head that saw its program). '
+                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>statistics</b> and <b>meta_guided</b> were taught on tasks with known programs what demonstrations suggest, the first from statistics made by hand, the second from what the network reads too (tasks of the library by heads that have seen neither them nor another task whose program does the same). '
                 'A task is solved when all its test outputs are among two attempts. The cost of a program is given in bits: one bit more is half as likely.</p>')
 
 def _tile(label: str, figure: str, words: str) -> str: return f'<div class="tile"><small>{label}</small><b>{figure}</b><span>{words}</span></div>'

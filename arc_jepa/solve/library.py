@@ -31,8 +31,8 @@ from .guidance import Guidance
 from .solver import Solution, default_workers, solve, warm_up
 
 # %% auto #0
-__all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library', 'verified',
-           'grow_library']
+__all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library', 'is_reported',
+           'verified', 'grow_library']
 
 # %% ../../nbs/48_library.ipynb #480005
 @lru_cache(maxsize=1)
@@ -211,6 +211,10 @@ _REPORTING = 'a library is learned from, and evaluation tasks are for reporting;
 @lru_cache(maxsize=1)
 def _evaluation_keys() -> frozenset[str]: return frozenset(key for name in _EVALUATION for key in _key_texts(load_tasks(name)))
 
+def is_reported(tasks: Sequence[Task]) -> list[bool]:
+    "Is each task the same as one of an evaluation split? Nothing may be learned from those."
+    return [key in _evaluation_keys() for key in _key_texts(tasks)]
+
 @dataclass(frozen=True)
 class _Asked:
     "Tasks to solve, by their content: set and task, in the order of the sets; and how many are the same as one of an evaluation split."
@@ -226,8 +230,7 @@ def _to_learn_from(sets: Sequence[str]) -> _Asked:
     for name in sets:
         tasks = list(load_tasks(name))
         if not tasks: raise ValueError(f'{name}: has no tasks')
-        keys = _key_texts(tasks)
-        reported = [key in _evaluation_keys() for key in keys]
+        keys, reported = _key_texts(tasks), is_reported(tasks)
         if all(reported): raise ValueError(f'{name}: has nothing but tasks of evaluation splits; {_REPORTING}')
         left_out += sum(reported)
         for key, task, report in zip(keys, tasks, reported):

@@ -6,12 +6,15 @@
 from __future__ import annotations
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,21 +22,23 @@ from ..config import write_atomic
 from ..content import task_keys
 from ..grid import N_COLOURS, Pair, Task, pack
 from ..dsl.ops import N_OPS, OPS, op_table_hash
-from ..dsl.program import Program, from_array, run_program
+from ..dsl.program import Program, check, from_array, run_program
 from ..dsl.types import Type
 from ..generate.generator import sample_batch
 from ..jepa.models import Jepa, JepaError
 from ..jepa.tokens import N_STATISTICS, pair_statistics, tokenize
 from ..progress import ticking
+from ..statistics import bootstrap_mean
 from .guidance import Guidance
-from .library import Library
+from .library import Library, behaviour, is_reported
 from .search import DEDUCED, FLOOR
 
 # %% auto #0
-__all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'LIBRARY_WEIGHT', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'RECOLOURED',
-           'EXECUTED', 'TRIED', 'EPOCHS', 'labels', 'Lessons', 'examples_of', 'keys_of', 'fold_of', 'generated_lessons',
-           'library_lessons', 'hindsight_lessons', 'features', 'Head', 'RecognitionModel', 'lessons_from', 'teach',
-           'bits_a_step', 'worth_of', 'format_bits', 'save_recognition', 'has_recognition', 'load_recognition']
+__all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'EPOCHS', 'RECOLOURED', 'EXECUTED',
+           'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_SHARE', 'labels', 'Lessons', 'examples_of', 'keys_of',
+           'folds_of', 'generated_lessons', 'library_lessons', 'hindsight_lessons', 'features', 'Head',
+           'RecognitionModel', 'lessons_from', 'teach', 'bits_a_step', 'worth_of', 'format_worth', 'save_recognition',
+           'has_recognition', 'load_recognition']
 
 # %% ../../nbs/49_recognition.ipynb #490005
 CHOICE = np.zeros((len(Type) + 1, N_OPS), bool)        # what can be chosen, by the type of the value
@@ -61,21 +66,28 @@ class Lessons(NamedTuple):
     def __add__(self, other: Lessons) -> Lessons: return Lessons(*(ours + theirs for ours, theirs in zip(self, other)))
 
 def examples_of(libraries: Sequence[Library]) -> list[tuple[Task, Program]]:
-    "Each task with each program that some library has for it."
+    "Each task with each program that some library has for it, but for tasks that are the same as one of an evaluation split."
     found = {(key, str(program)): (task, program) for library in libraries for key, task, program in library.examples()}
-    return list(found.values())
+    return [example for example, reported in zip(found.values(), is_reported([task for task, _ in found.values()])) if not reported]
 
 FOLDS = 5
-LESSON_SEED = 500_000_000       # of generated lessons; no training run and no measurement begins there
-LIBRARY_WEIGHT = 2.0            # of a lesson of the library; all others weigh 1
+LESSON_SEED = 500_000_000       # of generated lessons: far from the seeds of training, and below `HELD_OUT_SEED`
 
 def keys_of(tasks: Sequence[Task]) -> np.ndarray:
     "uint64[N, 2]: the content key of each task's demonstrations; which tests it has does not matter."
     return task_keys([Task(task.id, task.demonstrations, ()) for task in tasks])
 
-def fold_of(keys: np.ndarray) -> np.ndarray:
-    "The fold of each task by its key."
-    return (keys[:, 0] % np.uint64(FOLDS)).astype(np.int64)
+def folds_of(examples: Sequence[tuple[Task, Program]]) -> list[int]:
+    "The fold of each example. Examples with one task, or with programs that do the same, are in one fold; the folds are about equal."
+    places = [list(map(tuple, keys_of([task for task, _ in examples]).tolist())), [behaviour(program) or str(program) for _, program in examples]]
+    number = {place: k for k, place in enumerate(dict.fromkeys(places[0] + places[1]))}
+    links = np.array([(i, number[place]) for column in places for i, place in enumerate(column)], int).reshape(-1, 2)
+    group = connected_components(coo_array((np.ones(len(links)), (links[:, 0], len(examples) + links[:, 1])), shape=(len(examples) + len(number),) * 2), directed=False)[1][:len(examples)]
+    filled, folds = np.zeros(FOLDS, int), {}
+    for g, n in Counter(group.tolist()).most_common():
+        folds[g] = int(filled.argmin())
+        filled[folds[g]] += n
+    return [folds[g] for g in group.tolist()]
 
 def generated_lessons(n: int, seed: int = 0) -> Lessons:
     "`n` tasks of the training curriculum, with two to four demonstrations."
@@ -84,42 +96,50 @@ def generated_lessons(n: int, seed: int = 0) -> Lessons:
     tasks = [tuple(Pair(grids[8 * i + 2 * k], grids[8 * i + 2 * k + 1]) for k in range(counts[i])) for i in range(n)]
     return Lessons(tasks, [labels(from_array(program)) for program in batch.programs], [(-1, -1)] * n, [1.0] * n)
 
-def library_lessons(examples: Sequence[tuple[Task, Program]], recoloured: int, rng: np.random.Generator) -> Lessons:
-    "Each task as it is and `recoloured` times with all colours but black exchanged: which operation it takes does not depend on them."
-    tasks, folds = [], fold_of(keys_of([task for task, _ in examples])).tolist()
+def library_lessons(examples: Sequence[tuple[Task, Program]], folds: Sequence[int], recoloured: int, weight: float, rng: np.random.Generator) -> Lessons:
+    "Each task as it is and `recoloured` times with all colours but black exchanged: which operation it takes does not depend on them. All of them together weigh `weight`."
+    tasks = []
     for task, _ in examples:
         tasks.append(task.demonstrations)
         for _ in range(recoloured):
             colours = np.concatenate([[0], rng.permutation(np.arange(1, N_COLOURS))]).astype(np.uint8)
             tasks.append(tuple(Pair(colours[pair.input], colours[pair.output]) for pair in task.demonstrations))
     def each(x): return [one for one in x for _ in range(1 + recoloured)]
-    return Lessons(tasks, each([labels(program) for _, program in examples]), each([(fold, fold) for fold in folds]), [LIBRARY_WEIGHT] * len(tasks))
+    return Lessons(tasks, each([labels(program) for _, program in examples]), each([(fold, fold) for fold in folds]), [weight / max(len(tasks), 1)] * len(tasks))
 
-def _executed(program: Program, task: Task) -> tuple[Pair, ...] | None:
-    "What `program` makes of the inputs of `task`, until it fails; None where that is no task: one pair, nothing changed, one colour, or the same output twice."
+def _shorter(program: Program) -> list[Program]:
+    "`program` without one of its steps, where what is left is a program."
+    found = [Program(program.steps[:i] + program.steps[i + 1:], program.start) for i in range(len(program.steps)) if len(program.steps) > 1]
+    def fits(one):
+        try: return check(one) is Type.grid
+        except ValueError: return False
+    return [one for one in found if fits(one)]
+
+def _executed(program: Program, shorter: Sequence[Program], task: Task) -> tuple[Pair, ...] | None:
+    "What `program` makes of the inputs of `task`, until it fails; None where that is no task: one pair, nothing changed, one colour, the same output twice, or a step that could be left out."
     pairs = []
     for pair in task.demonstrations:
         output = run_program(program, pair.input)
         if not isinstance(output, np.ndarray): break
         if np.array_equal(output, pair.input) or (output == output.flat[0]).all(): return None
         pairs.append(Pair(pair.input, output))
-    return tuple(pairs) if len(pairs) > 1 and len({(pair.output.shape, pair.output.tobytes()) for pair in pairs}) == len(pairs) else None
+    if len(pairs) < 2 or len({(pair.output.shape, pair.output.tobytes()) for pair in pairs}) < len(pairs): return None
+    return None if any(all(np.array_equal(run_program(less, p.input), p.output) for p in pairs) for less in shorter) else tuple(pairs)
 
-def hindsight_lessons(examples: Sequence[tuple[Task, Program]], each: int, tries: int, rng: np.random.Generator) -> Lessons:
-    "Up to `each` times every program on the inputs of another of the tasks, of `tries` that are drawn."
-    tasks = [task for task, _ in examples]
-    folds, found = fold_of(keys_of(tasks)).tolist(), Lessons([], [], [], [])
-    for i, (_, program) in enumerate(examples):
-        named, made = labels(program), 0
-        for other in rng.permutation(len(tasks))[:tries].tolist():
-            pairs = _executed(program, tasks[other]) if other != i and made < each else None
+def hindsight_lessons(examples: Sequence[tuple[Task, Program]], folds: Sequence[int], each: int, rng: np.random.Generator) -> Lessons:
+    "Up to `each` times every program on the inputs of another of the tasks, of eight times as many that are drawn."
+    tasks, found = [task for task, _ in examples], Lessons([], [], [], [])
+    for i, (task, program) in enumerate(examples):
+        named, shorter, made = labels(program), _shorter(program), 0
+        for other in rng.permutation(len(tasks))[:8 * each].tolist():
+            pairs = _executed(program, shorter, tasks[other]) if tasks[other].demonstrations != task.demonstrations and made < each else None
             if pairs is None: continue
             found.tasks.append(pairs); found.labels.append(named); found.folds.append((folds[i], folds[other])); found.weights.append(1.0)
             made += 1
     return found
 
 # %% ../../nbs/49_recognition.ipynb #490013
-READS = 'fused', 'statistics'
+READS = 'fused', 'statistics', 'nothing'
 
 def _mean_and_spread(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     "Of the rows that belong together: so many of each task, one task after the other."
@@ -128,7 +148,8 @@ def _mean_and_spread(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.concatenate([mean, np.sqrt(np.maximum(np.add.reduceat(rows ** 2, starts) / counts[:, None] - mean ** 2, 0))], 1)
 
 def features(jepa: Jepa, tasks: Sequence[Sequence[Pair]], reads: str = 'fused', progress: bool = False) -> np.ndarray:
-    "float32[T, F]: what the head sees of each task's demonstrations."
+    "float32[T, F]: what the head sees of each task's demonstrations; for `nothing` one number that is always the same."
+    if reads == 'nothing': return np.ones((len(tasks), 1), np.float32)
     from tqdm import tqdm
     rows = []
     for first in tqdm(range(0, len(tasks), 256), desc='reading tasks', unit_scale=256, unit=' tasks', disable=not progress, leave=False):
@@ -197,12 +218,12 @@ DESCRIPTION, SUFFIX = 'recognition_{}.json', '.safetensors'
 class RecognitionModel:
     """A source of priors for `Guidance`: `priors(tasks)` gives float[len(Type) + 1, N_OPS] each, p(operation | demonstrations, type).
 
-    Made by `teach` or `load`. `keys`: those of the tasks whose programs it has seen (`keys_of`); for those it answers with the head that has not."""
-    def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, keys: np.ndarray):
-        self.jepa, self.heads, self.reads, self.keys = jepa, list(heads), reads, np.asarray(keys, np.uint64).reshape(-1, 2)
+    Made by `teach` or `load_recognition`. `known`: for the key of each task whose program was a lesson (`keys_of`), which head has not seen it and answers."""
+    def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, known: dict[tuple[int, int], int]):
+        self.jepa, self.heads, self.reads, self.known = jepa, list(heads), reads, known
 
     @property
-    def name(self) -> str: return 'statistics' if self.reads == 'statistics' else 'recognition' if self.jepa.trained else 'recognition (untrained)'
+    def name(self) -> str: return self.reads if self.reads != 'fused' else 'recognition' if self.jepa.trained else 'recognition (untrained)'
 
     def priors(self, tasks: Sequence[Task]) -> list[np.ndarray]:
         "One prior a task, from the demonstrations alone, in batches."
@@ -213,33 +234,36 @@ class RecognitionModel:
             x = torch.from_numpy(features(self.jepa, [task.demonstrations for task in tasks], self.reads))
             row, kind = torch.arange(len(x)).repeat_interleave(len(CHOICE)), torch.arange(len(CHOICE)).repeat(len(x))
             p = torch.stack([head(x, row, kind).exp().view(len(x), *CHOICE.shape) for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
-        keys = keys_of(tasks)
-        known = (keys[:, None] == self.keys[None]).all(-1).any(-1)
-        return [p[fold, i] if known[i] else p[:, i].mean(0) for i, fold in enumerate(fold_of(keys))]
+        folds = [self.known.get(tuple(key)) for key in keys_of(tasks).tolist()]
+        return [p[:, i].mean(0) if fold is None else p[fold, i] for i, fold in enumerate(folds)]
 
 # %% ../../nbs/49_recognition.ipynb #490017
-GENERATED, RECOLOURED, EXECUTED, TRIED = 40_000, 6, 20, 150      # lessons: generated; of each task of the library, of each of its programs on other inputs, of so many tries
-EPOCHS = 5
+GENERATED, EPOCHS = 40_000, 5
+RECOLOURED, EXECUTED = 6, 20             # lessons: of each task of the library in other colours, of each of its programs on other inputs; fewer of each where there are many
+MOST_RECOLOURED, MOST_EXECUTED = 3_000, 6_000
+LIBRARY_SHARE = 0.1                      # what the lessons of the library weigh together, of what the generated ones do
 
 def lessons_from(examples: Sequence[tuple[Task, Program]], generated: int = GENERATED, seed: int = 0) -> Lessons:
     "All lessons: generated ones, those of the library, and those of hindsight."
-    rng = np.random.default_rng(seed)
-    return generated_lessons(generated, seed) + library_lessons(examples, RECOLOURED, rng) + hindsight_lessons(examples, EXECUTED, TRIED, rng)
+    rng, n, folds = np.random.default_rng(seed), max(len(examples), 1), folds_of(examples)
+    return (generated_lessons(generated, seed) + library_lessons(examples, folds, min(RECOLOURED, MOST_RECOLOURED // n), LIBRARY_SHARE * generated, rng)
+            + hindsight_lessons(examples, folds, min(EXECUTED, -(-MOST_EXECUTED // n)), rng))
 
 def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[str] = READS, generated: int = GENERATED, epochs: int = EPOCHS, seed: int = 0, progress: bool = True) -> dict[str, RecognitionModel]:
     "Recognition models for each of `reads`, from generated tasks and `examples` (published or synthetic tasks with their programs); a function of its arguments. The JEPA stays as it is."
     if unknown := set(reads) - set(READS): raise ValueError(f'a recognition model reads {" or ".join(READS)}, not {sorted(unknown)[0]!r}')
     with ticking('lessons', progress, leave=False): lessons = lessons_from(examples, generated, seed)
-    everything = features(jepa, lessons.tasks, 'fused', progress)
-    labels_of_lessons, folds, keys, models = _Labels(lessons), torch.tensor(lessons.folds), keys_of([task for task, _ in examples]), {}
+    everything = features(jepa, lessons.tasks, 'fused' if 'fused' in reads else 'statistics', progress)
+    named, folds, models = _Labels(lessons), torch.tensor(lessons.folds), {}
+    known = dict(zip(map(tuple, keys_of([task for task, _ in examples]).tolist()), folds_of(examples)))
     for name in reads:
-        x, heads = torch.from_numpy(everything[:, :2 * N_STATISTICS] if name == 'statistics' else everything), []
+        x, heads = torch.from_numpy({'fused': everything, 'statistics': everything[:, :2 * N_STATISTICS], 'nothing': np.ones((len(everything), 1), np.float32)}[name]), []
         for fold in range(FOLDS):
             with ticking(f'teaching ({name}, {fold + 1} of {FOLDS})', progress, leave=False), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed * FOLDS + fold)
                 heads.append(Head(x.shape[1]))
-                _teach(heads[-1], x, labels_of_lessons, (folds != fold).all(1).nonzero()[:, 0], epochs, seed)
-        models[name] = RecognitionModel(jepa, heads, name, keys)
+                _teach(heads[-1], x, named, (folds != fold).all(1).nonzero()[:, 0], epochs, seed)
+        models[name] = RecognitionModel(jepa, heads, name, known)
     return models
 
 # %% ../../nbs/49_recognition.ipynb #490019
@@ -251,14 +275,19 @@ def bits_a_step(priors: Sequence[np.ndarray | None], programs: Sequence[Program]
         if steps: found[i] = np.mean([-np.log2((1 - floor) * rows[kind, op] / max(rows[kind].sum(), 1e-300) + floor / CHOICE[kind].sum()) for kind, op in steps])
     return found
 
-def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]]) -> dict[str, float]:
-    "Mean `bits_a_step` of the programs of `examples` for every source of priors there is; models answer with the heads that have not seen the program."
-    tasks, sources = [task for task, _ in examples], map(Guidance, (None, 'frequency', jepa, *(models[name] for name in reversed(READS) if name in models)))
-    return {source.name: float(np.nanmean(bits_a_step(source.priors(tasks), [program for _, program in examples]))) for source in sources}
+def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]]) -> dict:
+    "Mean `bits_a_step` of the programs of `examples` for every source of priors there is (models answer with the heads that have not seen the program), of how many programs, and what the last source saves against its floor, the one before: mean of the differences with its 95 % bootstrap interval."
+    tasks, sources = [task for task, _ in examples], list(map(Guidance, (None, 'frequency', jepa, *(models[name] for name in reversed(READS) if name in models))))
+    bits = np.stack([bits_a_step(source.priors(tasks), [program for _, program in examples]) for source in sources])
+    bits = bits[:, np.isfinite(bits).all(0)]
+    return {'programs': bits.shape[1], 'bits_a_step': {source.name: float(b.mean()) for source, b in zip(sources, bits)},
+            'saved': dict(zip(('value', 'low', 'high'), bootstrap_mean(bits[-2] - bits[-1])), source=sources[-1].name, floor=sources[-2].name)}
 
-def format_bits(worth: dict[str, float], examples: int) -> str:
+def format_worth(worth: dict) -> str:
     "For people."
-    return '\n'.join([f'bits a step of {examples} programs, by what their tasks suggest (taught ones by heads that have not seen them):', *(f'  {name:24s}{bits:.2f}' for name, bits in worth.items())])
+    saved = worth['saved']
+    return '\n'.join([f'bits a step of {worth["programs"]} programs, by what their tasks suggest (taught ones by heads that have seen neither):', *(f'  {name:26s}{bits:.2f}' for name, bits in worth['bits_a_step'].items()),
+                      f'  {saved["source"]} saves {saved["value"]:.2f} against {saved["floor"]} (95 % interval {saved["low"]:.2f} to {saved["high"]:.2f})'])
 
 # %% ../../nbs/49_recognition.ipynb #490027
 def _digest(jepa: Jepa) -> str:
@@ -267,18 +296,32 @@ def _digest(jepa: Jepa) -> str:
     for name, value in sorted(jepa.model.state_dict().items()): found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
 
+_LOOKED_AT = Task('looked at', (Pair([[0, 2, 0], [0, 0, 0]], [[0, 2, 2], [0, 0, 0]]), Pair([[0, 0], [5, 0]], [[0, 0], [5, 5]])), ())
+
+def _reading(jepa: Jepa, reads: str) -> str:
+    "16 hex digits that change with what the heads see of a fixed task, and with its key."
+    seen = np.rint(10 * features(jepa, [_LOOKED_AT.demonstrations], reads)).astype(np.int32) + 0            # the last digits are those of the processor
+    return hashlib.sha256(seen.tobytes() + keys_of([_LOOKED_AT]).tobytes()).hexdigest()[:16]
+
+def _made_for(jepa: Jepa, reads: str) -> dict[str, str | int]:
+    "What has to be the same for heads to mean what they were taught."
+    return {'JEPA': _digest(jepa), 'table of operations': op_table_hash(), 'reading of demonstrations': _reading(jepa, reads), 'number of heads': FOLDS}
+
+def _signed(about: dict) -> str: return hashlib.sha256(json.dumps({name: value for name, value in about.items() if name != 'signature'}, sort_keys=True).encode()).hexdigest()
+
 def save_recognition(models: dict[str, RecognitionModel], run_dir: Path | str) -> None:
     "Write models to `run_dir`, weights first, each file whole or not at all."
     from safetensors.torch import save as to_bytes
     for name, model in models.items():
         weights = to_bytes({f'{k}.{key}': value.contiguous() for k, head in enumerate(model.heads) for key, value in head.state_dict().items()})
         path = Path(run_dir)/DESCRIPTION.format(name)
+        about = {'made_for': _made_for(model.jepa, name), 'weights': hashlib.sha256(weights).hexdigest(), 'known': {f'{a:016x}{b:016x}': fold for (a, b), fold in model.known.items()}}
         write_atomic(path.with_suffix(SUFFIX), weights)
-        write_atomic(path, json.dumps(dict(reads=name, jepa=_digest(model.jepa), op_table=op_table_hash(), sha256=hashlib.sha256(weights).hexdigest(), keys=[f'{a:016x}{b:016x}' for a, b in model.keys.tolist()]), indent=1) + '\n')
+        write_atomic(path, json.dumps(about | {'signature': _signed(about)}, indent=1) + '\n')
 
 def has_recognition(run_dir: Path | str) -> bool:
-    "Was anything taught here?"
-    return all((Path(run_dir)/DESCRIPTION.format(name)).is_file() for name in READS)
+    "Was anything taught here, and be it in part?"
+    return any((Path(run_dir)/DESCRIPTION.format(name)).with_suffix(suffix).is_file() for name in READS for suffix in ('.json', SUFFIX))
 
 def load_recognition(run_dir: Path | str, jepa: Jepa | None = None) -> dict[str, RecognitionModel]:
     "The models of a run directory by what they read. Raises `JepaError` where they are missing, damaged, or were taught with another JEPA or table of operations; `arc-jepa teach` makes them anew."
@@ -286,15 +329,18 @@ def load_recognition(run_dir: Path | str, jepa: Jepa | None = None) -> dict[str,
     jepa, models = jepa or Jepa.load(run_dir), {}
     for name in READS:
         path, again = Path(run_dir)/DESCRIPTION.format(name), f'arc-jepa teach {run_dir} makes it anew'
-        try: about, weights = json.loads(path.read_text(encoding='utf8')), path.with_suffix(SUFFIX).read_bytes()
-        except (OSError, ValueError) as error: raise JepaError(f'{path}: not found or damaged ({error}); {again}') from None
-        for what, found, expected in (('the JEPA', about.get('jepa'), _digest(jepa)), ('the table of operations', about.get('op_table'), op_table_hash()), ('the weights beside it', about.get('sha256'), hashlib.sha256(weights).hexdigest())):
-            if found != expected: raise JepaError(f'{path}: {what} was {found} when it was taught and is {expected} now; {again}')
+        try:
+            about, weights = json.loads(path.read_text(encoding='utf8')), path.with_suffix(SUFFIX).read_bytes()
+            if about['signature'] != _signed(about): raise ValueError('its signature is another one')
+        except (OSError, ValueError, KeyError, TypeError) as error: raise JepaError(f'{path}: not found or damaged ({error!r}); {again}') from None
+        if about['weights'] != hashlib.sha256(weights).hexdigest(): raise JepaError(f'{path.with_suffix(SUFFIX)}: not the file that {path.name} describes (sha256 differs); {again}')
+        for what, now in _made_for(jepa, name).items():
+            if (then := about['made_for'].get(what)) != now: raise JepaError(f'{path}: the {what} was {then} when it was taught and is {now} now; {again}')
         tensors = from_bytes(weights)
         heads = []
         for k in range(FOLDS):
             state = {key.split('.', 1)[1]: value for key, value in tensors.items() if key.startswith(f'{k}.')}
             heads.append(Head(len(state['mean'])).eval())
             heads[-1].load_state_dict(state)
-        models[name] = RecognitionModel(jepa, heads, name, np.array([[int(key[:16], 16), int(key[16:], 16)] for key in about['keys']], np.uint64))
+        models[name] = RecognitionModel(jepa, heads, name, {(int(key[:16], 16), int(key[16:], 16)): fold for key, fold in about['known'].items()})
     return models
