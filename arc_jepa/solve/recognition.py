@@ -35,7 +35,7 @@ from .search import DEDUCED, FLOOR
 
 # %% auto #0
 __all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'EPOCHS', 'RECOLOURED', 'EXECUTED',
-           'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_SHARE', 'labels', 'Lessons', 'examples_of', 'keys_of',
+           'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_WEIGHT', 'labels', 'Lessons', 'examples_of', 'keys_of',
            'folds_of', 'generated_lessons', 'library_lessons', 'hindsight_lessons', 'features', 'Head',
            'RecognitionModel', 'lessons_from', 'teach', 'bits_a_step', 'worth_of', 'format_worth', 'save_recognition',
            'has_recognition', 'load_recognition']
@@ -241,12 +241,12 @@ class RecognitionModel:
 GENERATED, EPOCHS = 40_000, 5
 RECOLOURED, EXECUTED = 6, 20             # lessons: of each task of the library in other colours, of each of its programs on other inputs; fewer of each where there are many
 MOST_RECOLOURED, MOST_EXECUTED = 3_000, 6_000
-LIBRARY_SHARE = 0.1                      # what the lessons of the library weigh together, of what the generated ones do
+LIBRARY_WEIGHT = 4_000                   # of all lessons of the library together; a generated one weighs 1
 
 def lessons_from(examples: Sequence[tuple[Task, Program]], generated: int = GENERATED, seed: int = 0) -> Lessons:
     "All lessons: generated ones, those of the library, and those of hindsight."
     rng, n, folds = np.random.default_rng(seed), max(len(examples), 1), folds_of(examples)
-    return (generated_lessons(generated, seed) + library_lessons(examples, folds, min(RECOLOURED, MOST_RECOLOURED // n), LIBRARY_SHARE * generated, rng)
+    return (generated_lessons(generated, seed) + library_lessons(examples, folds, min(RECOLOURED, MOST_RECOLOURED // n), LIBRARY_WEIGHT, rng)
             + hindsight_lessons(examples, folds, min(EXECUTED, -(-MOST_EXECUTED // n)), rng))
 
 def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[str] = READS, generated: int = GENERATED, epochs: int = EPOCHS, seed: int = 0, progress: bool = True) -> dict[str, RecognitionModel]:
