@@ -60,6 +60,18 @@ def test_candidates_do_by_the_executor_what_they_say(generated):
     assert seen['if'] > 40 and seen['repeat'] > 5, seen
 
 
+def test_what_is_joined_is_the_cheapest(generated):
+    "However late the search came by it: it goes on from what is nearly the output first."
+    unordered = 0
+    for _, search in generated:
+        (right_on, grids, _, conditions), bits = room._collected(search), search.state_bits()
+        for states in (grids, conditions): assert (np.diff(bits[states]) >= 0).all()
+        unordered += (np.diff(grids) < 0).any()
+        found = repeats(search)[0]
+        assert [c.bits for c in found] == sorted(c.bits for c in found)
+    assert unordered > 1, 'states are not made in the order of their cost'
+
+
 def test_what_is_stood_by_is_right(generated):
     "Of what no left-out demonstration speaks against."
     sure = [(task, c) for task, search in generated if not search.candidates for c in (branches(search) + repeats(search)[0])[:1] if not c.missed]
