@@ -9,7 +9,7 @@ from arc_jepa.generate.corpus import tasks_of
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, ProgramConfig
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import search as search_module
-from arc_jepa.solve.search import FLOOR, MAX_COST, MAX_LEVEL, OPERANDS, UNITS_PER_BIT, WEIGHT, Search, instruction_costs, instructions_for
+from arc_jepa.solve.search import FLOOR, MAX_COST, MAX_LEVEL, MAX_WEIGHT, OPERANDS, UNITS_PER_BIT, WEIGHT, Search, instruction_costs, instructions_for
 from arc_jepa.dsl.types import Type, VALUE_BYTES, from_grid, to_python, value_bytes
 
 PROGRAMS = 6_000
@@ -143,7 +143,7 @@ def searched_by_definition(task, prior, weight, programs):
     menu, there = search._menu, search._memory.operand_offset
     pairs = task.demonstrations + task.tests
     inputs = [from_grid(p.input) for p in pairs]
-    chains, costs, waits, kinds, seen, tested, filed = [()], [0], [wait_of([p.input for p in pairs], task, weight)], [Type.grid], {tuple(v.tobytes() for v in inputs)}, 0, {0: [0]}
+    chains, costs, kinds, seen, tested, filed = [()], [0], [Type.grid], {tuple(v.tobytes() for v in inputs)}, 0, {wait_of([p.input for p in pairs], task, weight): [0]}
     for level in range(1, MAX_LEVEL):
         for k in range(1, min(level, MAX_COST) + 1):
             for state in filed.get(level - k, ()):
@@ -157,8 +157,8 @@ def searched_by_definition(task, prior, weight, programs):
                     if any(isinstance(v, Failure) for v in values) or (found := tuple(v[:value_bytes(v)].tobytes() for v in values)) in seen: continue
                     seen.add(found)
                     chains.append(program.steps), costs.append(costs[state] + k), kinds.append(program.gives)
-                    waits.append(wait_of(map(to_python, values), task, weight) if program.gives is Type.grid else waits[state])
-                    filed.setdefault(max(level, costs[-1] + waits[-1] - waits[0]), []).append(len(costs) - 1)
+                    asked = costs[-1] + wait_of(map(to_python, values), task, weight) if program.gives is Type.grid else level
+                    filed.setdefault(max(level, asked), []).append(len(costs) - 1)
 
 
 @pytest.mark.parametrize('weight', [0.0, 1.0, WEIGHT])
@@ -189,7 +189,7 @@ def test_bits_are_what_a_program_costs_whenever_it_comes(tasks):
             if c.program.steps and c.program.steps[-1].op.name != 'map_colours': assert c.bits in search.state_bits()
 
 
-@pytest.mark.parametrize('weight', [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize('weight', [-1.0, np.nan, np.inf, MAX_WEIGHT + 1])
 def test_a_weight_that_is_none_is_an_error(weight):
     with pytest.raises(ValueError, match='weight: bits for each doubling'): Search(load_task('arc1/training/1f85a75f'), weight=weight)
 

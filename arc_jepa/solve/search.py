@@ -16,10 +16,10 @@ from ..dsl.program import Program, Step, parse
 from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, read_scalar, to_python, value_bytes
 
 # %% auto #0
-__all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'WEIGHT', 'LEVEL', 'COST', 'STATE', 'INSTRUCTION',
-           'TESTED', 'STATES', 'USED', 'FOUND', 'FULL', 'AT_FIRST', 'MAX_LEVEL', 'IDENTITY_MAP', 'MAP_BITS',
-           'IMAGE_BITS', 'CHUNK', 'Instructions', 'instructions_for', 'instruction_costs', 'Menu', 'Goal', 'Memory',
-           'Position', 'run_search', 'Candidate', 'Search']
+__all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'WEIGHT', 'MAX_WEIGHT', 'LEVEL', 'COST', 'STATE',
+           'INSTRUCTION', 'TESTED', 'STATES', 'USED', 'FOUND', 'FULL', 'AT_FIRST', 'MAX_LEVEL', 'IDENTITY_MAP',
+           'MAP_BITS', 'IMAGE_BITS', 'CHUNK', 'Instructions', 'instructions_for', 'instruction_costs', 'Menu', 'Goal',
+           'Memory', 'Position', 'run_search', 'Candidate', 'Search']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
@@ -70,7 +70,8 @@ def instructions_for(task: Task) -> Instructions:
 FLOOR = 0.15             # share of the uniform distribution in every prior
 UNITS_PER_BIT = 2
 MAX_COST = 63            # of one instruction, in units; anything rarer is as good as impossible
-WEIGHT = 4.0             # bits that a state waits for each doubling of the cells that it has wrong
+WEIGHT = 4.0             # bits that a grid waits for each doubling of the cells that it has wrong
+MAX_WEIGHT = 50
 
 def instruction_costs(instructions: Instructions, prior: np.ndarray | None, floor: float = FLOOR) -> np.ndarray:
     """int64[len(Type) + 1, I]: cost of each instruction from each type, −1 where the type does not fit.
@@ -109,7 +110,7 @@ class Goal(NamedTuple):
 
 # %% ../../nbs/40_search.ipynb #400053
 class Memory(NamedTuple):
-    "The states: values in `arena` (also seen as 64-bit `words`), hashes in `table`; of state s the place, the state it came from, the instruction that made it, its type, its cost, and how long it waits (both in units). States of one level are a chain: `first_filed` of it, then `next_filed` of each."
+    "The states: values in `arena` (also seen as 64-bit `words`), hashes in `table`; of state s the place, the state it came from, the instruction that made it, its type, its cost in units. States of one level are a chain: `first_filed` of it, then `next_filed` of each."
     arena: np.ndarray
     words: np.ndarray
     table: np.ndarray
@@ -118,7 +119,6 @@ class Memory(NamedTuple):
     made_by: np.ndarray
     kind: np.ndarray
     cost: np.ndarray
-    wait: np.ndarray
     next_filed: np.ndarray        # −1 at the end
     first_filed: np.ndarray       # of each level
     last_filed: np.ndarray
@@ -184,14 +184,13 @@ def _cells_left(arena, at, goal):
 
 @jit
 def _file(memory, goal, state, level, weight):
-    "Put a state at the end of its level, which is none before `level`."
-    wait = memory.wait[memory.parent[state]]
-    if memory.kind[state] == GRID: wait = np.int32(np.round(UNITS_PER_BIT * weight * _cells_left(memory.arena, memory.offset[state], goal)))
-    memory.wait[state] = wait
-    under = min(max(level, memory.cost[state] + wait - memory.wait[0]), MAX_LEVEL)
+    "Put a state at the end of its level, which is none before `level`; returns it."
+    under = level
+    if memory.kind[state] == GRID: under = min(max(level, memory.cost[state] + np.int64(np.round(UNITS_PER_BIT * weight * _cells_left(memory.arena, memory.offset[state], goal)))), MAX_LEVEL)
     if memory.last_filed[under] < 0: memory.first_filed[under] = state
     else: memory.next_filed[memory.last_filed[under]] = state
     memory.last_filed[under] = state
+    return under
 
 # %% ../../nbs/40_search.ipynb #400019
 @jit
@@ -274,7 +273,7 @@ def _memory(inputs: np.ndarray, n_pairs: int, max_bytes: int, max_states: int, w
     arena = np.empty(max(max_bytes // 8 * 8, (len(OPERANDS) + 2) * n_pairs * VALUE_BYTES), np.uint8)
     arena[:len(inputs)] = inputs
     memory = Memory(arena, arena.view(np.uint64), np.zeros(1 << int(np.ceil(np.log2(2.2 * max_states))), np.uint64), np.zeros(max_states, np.int64), np.zeros(max_states, np.int32),
-                    np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8), *np.zeros((2, max_states), np.int32), np.full(max_states, -1, np.int32), *np.full((2, MAX_LEVEL + 1), -1, np.int32), np.full(len(OPERANDS), -1, np.int64))
+                    np.full(max_states, -1, np.int32), np.zeros(max_states, np.uint8), np.zeros(max_states, np.int32), np.full(max_states, -1, np.int32), *np.full((2, MAX_LEVEL + 1), -1, np.int32), np.full(len(OPERANDS), -1, np.int64))
     memory.kind[0], memory.operand_offset[0], used = GRID, 0, len(inputs)
     _probe(memory.table, hash_words(memory.words, 0, used // 8, 0) | np.uint64(1))
     for k, program in enumerate(OPERANDS[1:], 1):
@@ -363,18 +362,18 @@ CHUNK = 2_000            # programs between two looks at the clock, some ten mil
 class Search(_States):
     """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found.
 
-    A state is gone on from when its cost comes, and `weight` bits later for each doubling of its wrong cells; with `weight=0` in the exact order of cost.
+    A state is gone on from when its cost comes, a grid `weight` bits later for each doubling of its wrong cells; with `weight=0` programs come in the exact order of their cost.
 
     Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
     def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 192 << 20, max_states: int = 400_000, max_candidates: int = 64, weight: float = WEIGHT):
-        if not 0 <= weight < np.inf: raise ValueError(f'weight: bits for each doubling of the wrong cells, 0 or more, not {weight}')
+        if not 0 <= weight <= MAX_WEIGHT: raise ValueError(f'weight: bits for each doubling of the wrong cells, from 0 to {MAX_WEIGHT}, not {weight}')
         self.task, self.prior, self.instructions = task, prior, instructions_for(task)
         self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)
         self._menu = _menu(self.instructions, self._costs)
         self._memory, used = _memory(np.concatenate([from_grid(p.input) for p in task.demonstrations + task.tests]), self._goal.n_pairs, max_bytes, max_states, self._work)
         self.weight = float(weight)
-        _file(self._memory, self._goal, 0, 0, self.weight)
-        self._position = Position(np.array([1, 1, AT_FIRST, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
+        begin = _file(self._memory, self._goal, 0, 0, self.weight)
+        self._position = Position(np.array([begin + 1, 1, AT_FIRST, 0]), np.array([0, 1, used, 0, 0]), np.zeros((max_candidates, 3), np.int64))
         self.candidates, self.exhausted = [], False
         colours = _fit(self._memory.arena, 0, self._goal)                                    # the program of no steps
         if colours >= 0: self._keep(0, colours, 0)
