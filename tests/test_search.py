@@ -4,13 +4,13 @@ import pytest
 
 from arc_jepa.datasets import load_task, load_tasks
 from arc_jepa.dsl.ops import N_OPS, OP_BY_NAME
-from arc_jepa.dsl.program import parse, run_on_task, run_program
+from arc_jepa.dsl.program import Failure, Program, parse, run_on_task, run_program, run_value
 from arc_jepa.generate.corpus import tasks_of
 from arc_jepa.generate.generator import GenerateConfig, PhaseConfig, ProgramConfig
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve import search as search_module
-from arc_jepa.solve.search import FLOOR, OPERANDS, UNITS_PER_BIT, Search, instruction_costs, instructions_for
-from arc_jepa.dsl.types import Type, VALUE_BYTES
+from arc_jepa.solve.search import FLOOR, MAX_COST, MAX_LEVEL, MAX_WEIGHT, OPERANDS, UNITS_PER_BIT, WEIGHT, Search, instruction_costs, instructions_for
+from arc_jepa.dsl.types import Type, VALUE_BYTES, from_grid, to_python, value_bytes
 
 PROGRAMS = 6_000
 SOLVED = ['1f85a75f', '67a3c6ac', '0d3d703e', 'a416b8f3', '007bbfb7', '1cf80156']          # by one to three steps, `map_colours` and `beside` among them
@@ -120,14 +120,78 @@ def test_states_are_what_their_programs_give(tasks):
     assert len(seen) >= 8
 
 
-def test_programs_come_in_the_order_of_their_cost(tasks):
-    "Up to the bits of a colour map, which are added afterwards."
+def test_without_a_weight_programs_come_in_the_order_of_their_cost(tasks):
+    "States too; the bits of a colour map are added afterwards."
     for task in tasks:
-        search = Search(task)
+        search = Search(task, weight=0.0)
         search.run(PROGRAMS)
+        assert (np.diff(search.state_bits()) >= 0).all(), task.id
         bits = [c.bits for c in search.candidates if not str(c.program.steps[-1] if c.program.steps else '').startswith('map_colours')]
         assert bits == sorted(bits), task.id
         assert [c.tested for c in search.candidates] == sorted(c.tested for c in search.candidates)
+
+
+def wait_of(grids, task, weight):
+    "In units, by the definition."
+    wrong = [(g != p.output).sum() if g.shape == p.output.shape else p.output.size for g, p in zip(grids, task.demonstrations)]
+    return int(np.round(UNITS_PER_BIT * weight * np.log2(np.add(1.0, wrong)).mean()))
+
+
+def searched_by_definition(task, prior, weight, programs):
+    "Programs and costs of the states in their order: with lists, and the executor that knows nothing of the search."
+    search = Search(task, prior, weight=weight)                         # for its instructions and what they cost; it is not run
+    menu, there = search._menu, search._memory.operand_offset
+    pairs = task.demonstrations + task.tests
+    inputs = [from_grid(p.input) for p in pairs]
+    chains, costs, kinds, seen, tested, filed = [()], [0], [Type.grid], {tuple(v.tobytes() for v in inputs)}, 0, {wait_of([p.input for p in pairs], task, weight): [0]}
+    for level in range(1, MAX_LEVEL):
+        for k in range(1, min(level, MAX_COST) + 1):
+            for state in filed.get(level - k, ()):
+                first = menu.first[kinds[state]]
+                for i in menu.by_cost[kinds[state], first[k]:first[k + 1]]:
+                    if menu.operand[i] >= 0 and there[menu.operand[i]] < 0 or menu.arguments[i, 0] < 0 and there[-1 - menu.arguments[i, 0]] < 0: continue
+                    if tested == programs: return [str(Program(c)) for c in chains], [c / UNITS_PER_BIT for c in costs]
+                    tested += 1
+                    program = Program(chains[state] + (search.step(i),))
+                    values = [run_value(program, grid) for grid in inputs]
+                    if any(isinstance(v, Failure) for v in values) or (found := tuple(v[:value_bytes(v)].tobytes() for v in values)) in seen: continue
+                    seen.add(found)
+                    chains.append(program.steps), costs.append(costs[state] + k), kinds.append(program.gives)
+                    asked = costs[-1] + wait_of(map(to_python, values), task, weight) if program.gives is Type.grid else level
+                    filed.setdefault(max(level, asked), []).append(len(costs) - 1)
+
+
+@pytest.mark.parametrize('weight', [0.0, 1.0, WEIGHT])
+@pytest.mark.parametrize('name', ['67a3c6ac', '1b60fb0c'])
+def test_the_order_is_that_of_its_definition(name, weight):
+    "State by state, searched in pieces: without a weight that of cost alone, with one what is nearly the output is gone on from sooner."
+    task = load_task(f'arc1/training/{name}')
+    prior = np.random.default_rng(0).random(N_OPS) ** 20                # few operations, so that steps are many
+    search = Search(task, prior, weight=weight)
+    while search.tested < 2_000: search.run(min(333, 2_000 - search.tested))
+    programs, bits = searched_by_definition(task, prior, weight, 2_000)
+    assert [str(search.program(s)) for s in range(search.states)] == programs
+    assert search.state_bits().tolist() == bits
+    assert (bits == sorted(bits)) == (weight == 0)
+
+
+def test_bits_are_what_a_program_costs_whenever_it_comes(tasks):
+    "Sums over its steps, and `cheapest_first` goes by them."
+    for task in tasks[:8]:
+        search = Search(task)
+        search.run(PROGRAMS)
+        costs = [0]
+        for s in range(1, search.states): costs.append(costs[search._memory.parent[s]] + search._costs[search.kinds[search._memory.parent[s]], search._memory.made_by[s]])
+        assert (search.state_bits() * UNITS_PER_BIT == costs).all()
+        order = search.cheapest_first()
+        assert sorted(order) == list(range(search.states)) and order.tolist() == sorted(order.tolist(), key=lambda s: (costs[s], s))
+        for c in search.candidates:
+            if c.program.steps and c.program.steps[-1].op.name != 'map_colours': assert c.bits in search.state_bits()
+
+
+@pytest.mark.parametrize('weight', [-1.0, np.nan, np.inf, MAX_WEIGHT + 1])
+def test_a_weight_that_is_none_is_an_error(weight):
+    with pytest.raises(ValueError, match='weight: bits for each doubling'): Search(load_task('arc1/training/1f85a75f'), weight=weight)
 
 
 def test_a_prior_changes_the_order_and_nothing_else():

@@ -25,7 +25,7 @@ from arc_jepa.solve.windows import literal_bits, windows, worth_saying
 from children import ENVIRONMENT
 
 FOUND_BY = {                  # 6,000 programs are enough
-    'search': ['007bbfb7', '1cf80156'], 'stacking': ['32597951', '3618c87e'], 'windows': ['5117e062', 'ff805c23', '9ecd008a'], 'objectwise': ['60b61512', '6d75e8bb'],
+    'search': ['007bbfb7', '1cf80156'], 'stacking': ['32597951', '3618c87e'], 'windows': ['5117e062', 'ff805c23', '9ecd008a'], 'objectwise': ['c9f8e694'],
     'ranks': ['3de23699', 'd9fac9be'], 'all_ranks': ['44f52bb0', 'bda2d7a6'], 'transposed': ['25d8a9c8', '9dfd6313']}
 MANY_VIEWS_AND_PARTS = '025d127b'        # seen in all four views, and its objects make part tasks
 
@@ -133,10 +133,10 @@ def test_objects_are_searched_until_something_fits():
     "Each object is turned: shapes and rows are a part task each. What the shapes do not need goes to the rows, whose bodies come after those of the shapes."
     def pair(*objects): return Pair(*(np.array([[0, *objects[0][::turn], 0, *objects[1][::turn], 0]]) for turn in (1, -1)))
     task = Task('', (pair((1, 2), (3, 4, 5)), pair((5, 6, 7), (8, 9)), pair((1, 3), (2, 4))), (Pair(pair((2, 6), (7, 7, 8)).input),))
-    for programs, used in ((5_000, 5_000), (20_000, 8_000)):
+    for programs, used in ((4_000, 4_000), (20_000, 6_000)):
         found, tested = objectwise(task, programs=programs)
         shapes, rows = ([c for c in found if str(c.program).startswith(words)] for words in ('shapes8', 'each_line(rows)'))
-        assert tested == used and not shapes[0].missed and shapes[0].tested < 100 and all(c.tested <= 2_000 for c in shapes) and all(c.tested > 2_000 + 4_000 for c in rows)
+        assert tested == used and not shapes[0].missed and shapes[0].tested < 100 and all(c.tested <= 2_000 for c in shapes) and all(c.tested > 2_000 + 2_000 for c in rows)
         assert bool(rows) == (programs == 20_000)
 
 
@@ -213,7 +213,7 @@ def test_engines_and_views_that_are_left_out_have_no_part_in_it(engine, monkeypa
     rooms = ('windows', 'windows'), ('stacking', 'stacks'), ('branches', 'branches'), ('branches', 'one_step_more'), ('repeats', 'repeats'), ('objectwise', 'objectwise')
     for other, function in rooms:
         if other != engine: monkeypatch.setattr(solver_module, function, never)
-    for name in (MANY_VIEWS_AND_PARTS, '44f52bb0', '60b61512', '5117e062'):
+    for name in (MANY_VIEWS_AND_PARTS, '44f52bb0', 'c9f8e694', '5117e062'):
         task = task_of(name)
         ranked = [c for c, _ in rank_answers(solver_module._explore(task, None, solver_module._Clock(None), 3_000, {'search', engine}, ['plain']).candidates)]
         assert {c.engine for c in ranked} <= {'search', engine}
@@ -242,7 +242,7 @@ def test_test_outputs_change_nothing(name):
     assert honest.attempts and not honest.solves(with_outputs(lambda p: (p.output.astype(int) + 1) % 10))
 
 
-@pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, '60b61512', '73251a56'])
+@pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, 'c9f8e694', '73251a56'])
 def test_the_same_limit_gives_the_same_solution(name):
     assert said(solve(task_of(name), budget=None, max_nodes=20_000)) == said(solve(task_of(name), budget=None, max_nodes=20_000))
 

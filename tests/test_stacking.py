@@ -4,6 +4,7 @@ import pytest
 
 from arc_jepa.datasets import load_tasks
 from arc_jepa.dsl.program import parse, reproduces, run_program
+from arc_jepa.dsl.types import GRID
 from arc_jepa.grid import Pair, Task
 from arc_jepa.solve.search import Search
 from arc_jepa.solve.solver import solve, warm_up
@@ -90,3 +91,23 @@ def test_sets_of_cells_are_those_of_the_grids_and_no_piece_is_wrong():
             for (kind, _, second, colour), here in zip(pieces.tolist(), cells): assert not (here & ~(sets.right[second] if kind == COPY else sets.wanted[colour])).any()
             painted += len(pieces)
     assert painted > 1_000
+
+
+def test_literals_and_grids_are_those_of_the_cheapest_states():
+    "However late the search came by them: it goes on from what is nearly the output first."
+    search = searched(next(t for t in TASKS if t.id == '1b60fb0c'), 20_000)
+    bits = search.state_bits()
+    assert (np.diff(bits) < 0).any(), 'states are not made in the order of their cost'
+    for table in tables(search):
+        assert (np.diff(table.grid_bits) >= 0).all() and (np.diff(table.bits) >= 0).all()
+        places = {}
+        for state in np.flatnonzero(search.kinds == GRID).tolist():
+            grids = search.values(state)
+            if [list(g.shape) for g in grids] != table.sides: continue
+            for colour in range(10): places.setdefault(tuple((g == colour).tobytes() for g in grids), []).append(bits[state])
+        seen = 0
+        for state, colour in zip(table.state_of.tolist(), table.colour_of.tolist()):
+            if search.kinds[state] != GRID or colour > 9: continue
+            assert bits[state] == min(places[tuple((g == colour).tobytes() for g in search.values(state))])
+            seen += 1
+        assert seen

@@ -161,7 +161,7 @@ def _searched(tasks, programs: int) -> dict[str, float]:
         total['run'] += time.process_time() - ready
         total['tested'] += search.tested
         total['states'] += search.states
-        total['peak'] = max(total['peak'], search.bytes_used + 40 * search.states)    # values; table, offsets, parents, costs
+        total['peak'] = max(total['peak'], search.bytes_used + 52 * search.states)    # values; table, offsets, parents, costs, levels
     return total
 
 def _start_seconds() -> float:

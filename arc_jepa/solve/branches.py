@@ -32,10 +32,10 @@ def _right_on(memory, state, goal):
     return right
 
 @jit
-def _collect_partly(memory, n_states, goal, right_on, state_of):
-    "The grids that are right on some demonstrations and not on all, at most `ALIKE` that are right on the same; returns how many."
+def _collect_partly(memory, states, goal, right_on, state_of):
+    "The grids among `states` that are right on some demonstrations and not on all, at most `ALIKE` that are right on the same; returns how many."
     n, all_of_them = 0, (1 << goal.n_demonstrations) - 1
-    for s in range(n_states):
+    for s in states:
         if memory.kind[s] != GRID: continue
         right = _right_on(memory, s, goal)
         if right == 0 or right == all_of_them: continue
@@ -57,10 +57,10 @@ def _truth(memory, state, goal):
     return truth
 
 @jit
-def _collect_conditions(memory, n_states, goal, truths, state_of):
-    "The distinct conditions among the states, in their order; returns how many."
+def _collect_conditions(memory, states, goal, truths, state_of):
+    "The distinct conditions among `states`, in their order; returns how many."
     n, demonstrations, everywhere = 0, (1 << goal.n_demonstrations) - 1, (1 << goal.n_pairs) - 1
-    for s in range(n_states):
+    for s in states:
         if memory.kind[s] != BOOLEAN: continue
         truth = _truth(memory, s, goal)
         if truth & demonstrations == 0 or truth & demonstrations == demonstrations: continue
@@ -121,9 +121,9 @@ def _candidate(search: Search, engine: str, program: Program, bits: float, misse
 
 def _collected(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "What is right on some demonstrations and the grids that are, then truths and the conditions that have them."
-    memory, goal = search._memory, search._goal
+    memory, goal, states = search._memory, search._goal, search.cheapest_first()
     (right_on, grids), (truths, conditions) = np.zeros((2, MAX_PARTLY), np.int64), np.zeros((2, MAX_CONDITIONS), np.int64)
-    n, m = _collect_partly(memory, search.states, goal, right_on, grids), _collect_conditions(memory, search.states, goal, truths, conditions)
+    n, m = _collect_partly(memory, states, goal, right_on, grids), _collect_conditions(memory, states, goal, truths, conditions)
     return right_on[:n], grids[:n], truths[:m], conditions[:m]
 
 def _triples(right_on, grids, truths, conditions, n_demonstrations):
@@ -236,7 +236,7 @@ def repeats(search: Search, first: int = 1, programs: int = 1_000) -> tuple[list
     found, costs = np.zeros((MAX_TRIED, 3), np.int64), search.state_bits()
     n, tested, next_one = _find_repeats(op_addresses(), search._menu, search._memory, search._goal, first, search.states, programs, found, np.zeros((3, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8))
     kept = {}
-    for start, end, more in found[:n].tolist():
+    for start, end, more in sorted(found[:n].tolist(), key=lambda row: costs[row[1]]):
         if len(kept) == MAX_ANSWERS: break
         candidate = _candidate(search, 'repeats', search.program(start) + Program((Step(OP_BY_NAME['repeat'], (_body(search, end, start),)),)), float(costs[end]) + IF_BITS, int(more == 1))
         if candidate: kept.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), candidate)

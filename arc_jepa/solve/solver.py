@@ -257,7 +257,7 @@ def show_timeline(solution: Solution):
     plt.close(figure)
     return figure
 
-# %% ../../nbs/47_solver.ipynb #440041
+# %% ../../nbs/47_solver.ipynb #48aa6ee5
 MEMORY, BASE_MEMORY, WORKER_MEMORY = 1000, 300, 220       # MB: in all, of the process without a search, of a search at its bounds
 
 def default_workers() -> int:

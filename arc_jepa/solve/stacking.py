@@ -20,10 +20,10 @@ __all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_TABLE_STATES', 'MA
 
 # %% ../../nbs/41_stacking.ipynb #410007
 @jit
-def _of_output_size(memory, n_states, goal, chosen):
-    "Write the states to `chosen` whose canvas on each demonstration has the size of the output, in their order; returns how many."
+def _of_output_size(memory, states, goal, chosen):
+    "Write those of `states` to `chosen` whose canvas on each demonstration has the size of the output, in their order; returns how many."
     n = 0
-    for s in range(n_states):
+    for s in states:
         kind = np.int64(memory.kind[s])
         if kind != GRID and kind != OBJECTS and kind != OBJECT and kind != MASK: continue
         at, same = memory.offset[s], True
@@ -380,7 +380,7 @@ class Table:
 def tables(search: Search) -> list[Table]:
     "Tables of the states of `search` that have the size of the output: for the two sizes on the tests on which most of them agree."
     goal, states = search._goal, np.zeros(MAX_TABLE_STATES, np.int64)
-    states = states[:_of_output_size(search._memory, search.states, goal, states)]
+    states = states[:_of_output_size(search._memory, search.cheapest_first(), goal, states)]
     if not len(states): return []
     group, costs = np.zeros(len(states), np.int64), search.state_bits()
     n_groups = _group_by_sides(search._memory, states, goal.n_demonstrations, goal.n_pairs, group)

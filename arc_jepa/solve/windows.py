@@ -44,10 +44,10 @@ def _window(memory, state, goal, window):
     return not whole
 
 @jit
-def _collect_windows(memory, n_states, goal, windows, state_of):
-    "The distinct windows among the states, in their order; returns how many."
+def _collect_windows(memory, states, goal, windows, state_of):
+    "The distinct windows among `states`, in their order; returns how many."
     n = 0
-    for s in range(n_states):
+    for s in states:
         if (memory.kind[s] != OBJECT and memory.kind[s] != MASK) or not _window(memory, s, goal, windows[n]): continue
         new = True
         for i in range(n): new &= not np.array_equal(windows[i], windows[n])
@@ -69,10 +69,10 @@ def _shows(arena, at, window, output, out):
     return True
 
 @jit
-def _look(memory, n_states, goal, windows, seen):
-    "Write (window, state) to `seen` for all grids that show the outputs of all demonstrations; returns how many."
+def _look(memory, states, goal, windows, seen):
+    "Write (window, state) to `seen` for all grids among `states` that show the outputs of all demonstrations; returns how many."
     n = 0
-    for s in range(n_states):
+    for s in states:
         if memory.kind[s] != GRID: continue
         for i in range(len(windows)):
             at, right = memory.offset[s], True
@@ -110,8 +110,9 @@ def windows(search: Search) -> list[Candidate]:
     "What states of `search` show of each other that is the output of every demonstration: the cheapest program for each answer, at most `MAX_ANSWERS`, cheapest first."
     goal, memory, task = search._goal, search._memory, search.task
     boxes, state_of, seen = np.zeros((MAX_WINDOWS, goal.n_pairs, 6), np.int64), np.zeros(MAX_WINDOWS, np.int64), np.zeros((MAX_MATCHES, 2), np.int64)
-    n = _collect_windows(memory, search.states, goal, boxes, state_of)
-    pairs = seen[:_look(memory, search.states, goal, boxes[:n], seen)]
+    states = search.cheapest_first()
+    n = _collect_windows(memory, states, goal, boxes, state_of)
+    pairs = seen[:_look(memory, states, goal, boxes[:n], seen)]
     if not len(pairs): return []
     costs, found = search.state_bits(), {}
     bits = costs[state_of[pairs[:, 0]]] + costs[pairs[:, 1]] + CROP_BITS
