@@ -5,19 +5,22 @@
 # %% ../../nbs/46_guidance.ipynb #430003
 from __future__ import annotations
 from functools import lru_cache
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Protocol, Sequence
 
 import numpy as np
 from ..grid import Task
 from ..dsl.ops import N_OPS
 from ..generate.generator import sample_batch
 
-if TYPE_CHECKING:
-    from arc_jepa.jepa.models import Jepa
-    from arc_jepa.solve.recognition import RecognitionModel
+if TYPE_CHECKING: from arc_jepa.jepa.models import Jepa
+
+class PriorSource(Protocol):
+    "What makes priors of tasks, such as a [recognition model](49_recognition.ipynb): a name, and priors as `instruction_costs` takes them."
+    name: str
+    def priors(self, tasks: Sequence[Task]) -> list[np.ndarray]: ...
 
 # %% auto #0
-__all__ = ['operation_frequencies', 'Guidance', 'variants_of']
+__all__ = ['PriorSource', 'operation_frequencies', 'Guidance', 'variants_of']
 
 # %% ../../nbs/46_guidance.ipynb #430004
 @lru_cache(maxsize=1)
@@ -30,7 +33,7 @@ def operation_frequencies(tasks: int = 6000) -> np.ndarray:
 
 class Guidance:
     "A source of priors: `Guidance()` is uniform, `Guidance('frequency')` knows how common operations are, `Guidance(model)` and `Guidance(jepa)` read the demonstrations."
-    def __init__(self, source: RecognitionModel | Jepa | str | None = None):
+    def __init__(self, source: PriorSource | Jepa | str | None = None):
         if isinstance(source, str) and source != 'frequency': raise ValueError(f"guidance comes from None (uniform), 'frequency', a RecognitionModel or a Jepa, not {source!r}; load one with load_recognition(run_dir) or Jepa.load(run_dir)")
         self.source = source
 
@@ -56,7 +59,7 @@ class Guidance:
             rows += list(np.asarray(self.source.prior(rule), float))
         return rows
 
-def variants_of(jepa: Jepa | None = None, taught: dict[str, RecognitionModel] | None = None) -> dict[str, RecognitionModel | Jepa | str | None]:
+def variants_of(jepa: Jepa | None = None, taught: dict[str, PriorSource] | None = None) -> dict[str, PriorSource | Jepa | str | None]:
     "What is compared, from knowing nothing to knowing most: `dsl_only`, and with a JEPA `frequency`, `statistics` (where it was `taught`) and `meta_guided`."
     if jepa is None: return {'dsl_only': None}
     return {'dsl_only': None, 'frequency': 'frequency', **({'statistics': taught['statistics'], 'meta_guided': taught['fused']} if taught else {'meta_guided': jepa})}
