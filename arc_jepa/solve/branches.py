@@ -20,7 +20,8 @@ __all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX
 
 # %% ../../nbs/44_branches.ipynb #442007
 MAX_PAIRS = 62                       # bits of a word, without its sign
-MAX_PARTLY, ALIKE, MAX_CONDITIONS = 1_000, 8, 400
+MAX_PARTLY, ALIKE = 1_000, 8         # grids that are right on some demonstrations; of these, on the same ones
+MAX_CONDITIONS = 400
 
 @jit
 def _right_on(memory, state, goal):
