@@ -522,7 +522,7 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
         best = report.json['variants'][list(report.json['variants'])[-1]]
         flat = {'solved_tasks': best['solved_count'], 'tasks': report.json['total_tasks'], 'solved_one_attempt': best['solved_one_attempt'], 'cpu_s_per_item': best['cpu_s_per_item'],
                 'programs_tested': best['avg_programs_tested'], 'full_fit_precision': best['full_fit_precision'], 'size_accuracy': best['size_accuracy'], 'total_tasks': report.json['total_tasks'],
-                **{k: report.json[k] for k in ('dataset', 'budget', 'variants', 'latent_distances')}}
+                **{k: report.json[k] for k in ('dataset', 'budget', 'variants', 'solved_by_one', 'programs_to_first_fit', 'latent_distances')}}
         typer.echo(json.dumps(flat) if as_json else str(report) + (f'\n  submission, from the last of these: {submission}' if submission else ''))
 
 # %% ../nbs/81_commands.ipynb #810017

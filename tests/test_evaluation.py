@@ -68,6 +68,7 @@ def test_the_flat_figures_are_those_of_the_rows(tmp_path):
     first = [bool(row['attempts']) and all(np.array_equal(tried[0], pair.output) for tried, pair in zip(row['attempts'], task.tests)) for row, task in zip(rows, tasks)]
     sure = [not row['guess'] for row in rows]
     assert flat['tasks'] == 24 and flat['solved_tasks'] == sum(solved) and flat['solved_one_attempt'] == sum(first)
+    assert flat['solved_by_one'] == flat['programs_to_first_fit'] == {}, 'one variant has nobody beside it'
     assert flat['size_accuracy'] == pytest.approx(np.mean(sized)) and flat['full_fit_precision'] == pytest.approx(sum(np.logical_and(solved, sure)) / sum(sure))
     assert flat['programs_tested'] == pytest.approx(np.mean([row['programs_tested'] for row in rows]))
     assert flat['cpu_s_per_item'] == pytest.approx(sum(row['seconds'] for row in rows) / sum(len(t.tests) for t in tasks), abs=2e-3)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 from ..compiled import source_stamp
@@ -25,12 +25,12 @@ from ..solve import solver
 from ..solve.guidance import Guidance, variants_of
 from ..solve.library import behaviour
 from ..solve.solver import ENGINES, Solution, default_workers, solve, warm_up
-from ..statistics import as_number, geometric_ratio, wilson_interval
+from ..statistics import as_number, geometric_ratio, sign_test, wilson_interval
 
 # %% auto #0
-__all__ = ['LONGEST_SIDE', 'known_behaviours', 'new_behaviours', 'leave_one_out_distances', 'distance_statistics', 'first_fits',
-           'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks', 'evaluate', 'likely_size', 'guessed_answers',
-           'submission']
+__all__ = ['LONGEST_SIDE', 'known_behaviours', 'new_behaviours', 'leave_one_out_distances', 'distance_statistics', 'solved',
+           'solved_by_one', 'first_fits', 'fits_of_both', 'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks',
+           'evaluate', 'likely_size', 'guessed_answers', 'submission']
 
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
@@ -71,20 +71,34 @@ def distance_statistics(distances: np.ndarray, solved: np.ndarray) -> dict:
         result['auroc'] = float(mannwhitneyu(distances[~solved], distances[solved]).statistic / (solved.sum() * (~solved).sum()))
     return result
 
+# %% ../../nbs/50_evaluation.ipynb #50paired
+def solved(row: Any, variant: str) -> bool:
+    "Did `variant` solve the task of this row of results?"
+    return isinstance(row.get(variant), dict) and bool(row[variant].get('solved'))
+
+def solved_by_one(results: Sequence[dict], first: str, second: str) -> dict:
+    "How many tasks only `first` solved, and only `second`, with `p` of the two-sided sign test."
+    only_first, only_second = (sum(solved(r, a) and not solved(r, b) for r in results) for a, b in ((first, second), (second, first)))
+    return {'only_first': only_first, 'only_second': only_second, 'p': sign_test(only_first, only_second)}
+
 # %% ../../nbs/50_evaluation.ipynb #500014
 def first_fits(results: Sequence[dict], variant: str) -> np.ndarray:
     "float[T]: for each row of `results` the programs that `variant` tested until the first answer that it stands by, that one and the program of no steps included; NaN where it stands by none."
     after = [as_number(row[variant].get('found_after')) if isinstance(row.get(variant), dict) else None for row in results]
     return np.array([np.nan if n is None else n + 1 for n in after], float)
 
-def programs_to_first_fit(results: Sequence[dict], first: str, second: str) -> dict:
-    "Geometric mean over the tasks for which both variants stand by an answer of (programs to the first of `first`) / (to that of `second`), above 1 where `second` needs fewer; 95 % interval; tasks for which only one of them does."
+def fits_of_both(results: Sequence[dict], first: str, second: str) -> np.ndarray:
+    "float[n, 2]: `first_fits` of both variants, for the tasks on which each stands by an answer."
     fits = np.stack([first_fits(results, first), first_fits(results, second)], 1)
-    fitted = np.isfinite(fits)
-    both = fits[fitted.all(1)]
+    return fits[np.isfinite(fits).all(1)]
+
+def programs_to_first_fit(results: Sequence[dict], first: str, second: str) -> dict:
+    "Geometric mean over the tasks on which both variants stand by an answer of (programs to the first of `first`) / (to that of `second`), above 1 where `second` needs fewer; 95 % interval; tasks on which only one of them does."
+    both = fits_of_both(results, first, second)
     ratio, interval = geometric_ratio(both)
     medians = np.median(both, 0).tolist() if len(both) else (None, None)
-    return {'tasks': len(both), 'only_first': int((fitted[:, 0] & ~fitted[:, 1]).sum()), 'only_second': int((fitted[:, 1] & ~fitted[:, 0]).sum()),
+    only_first, only_second = (int(np.isfinite(first_fits(results, variant)).sum()) - len(both) for variant in (first, second))
+    return {'tasks': len(both), 'only_first': only_first, 'only_second': only_second,
             'ratio': ratio, 'ratio_interval': interval and list(interval), 'median_first': medians[0], 'median_second': medians[1]}
 
 # %% ../../nbs/50_evaluation.ipynb #500017
@@ -106,8 +120,9 @@ class Report:
             lines.append(f'  {name:12s} solved {v["solved_count"]:4d} ({v["success_rate"]:.1%}, 95 % interval {low:.1%}-{high:.1%}), with one attempt {v["solved_one_attempt"]}; stands by {v["full_fits"]} answers' + (f', {v["full_fit_precision"]:.0%} of them right' if v['full_fits'] else '') + f'; size right {v["size_accuracy"]:.1%}; '
                          f'{v["avg_programs_tested"]:,.0f} programs and {v["cpu_s_per_item"]:.2f} CPU-s an item, prior: {v["prior"]}')
             if len(v['by_phase']) > 1: lines.append(' ' * 15 + ', '.join(f'{phase} {n["solved"]} of {n["tasks"]}' for phase, n in v['by_phase'].items()))
+        for names, pair in self.json['solved_by_one'].items(): lines.append(f'  solved by one of the two alone, {names}: {pair["only_first"]} / {pair["only_second"]}, p = {pair["p"]:.2g} (sign test)')
         for names, pair in self.json['programs_to_first_fit'].items():
-            if pair['ratio']: lines.append(f'  programs to the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}), geometric mean over {pair["tasks"]} tasks that both fit')
+            if pair['ratio']: lines.append(f'  programs to the first fit, {names}: {pair["ratio"]:.2f} (95 % interval {pair["ratio_interval"][0]:.2f}-{pair["ratio_interval"][1]:.2f}), geometric mean over the {pair["tasks"]} tasks on which both stand by an answer')
         return '\n'.join(lines)
 
 # %% ../../nbs/50_evaluation.ipynb #500041
@@ -200,9 +215,9 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
     names = list(variants)
     results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
     pairs = [(names[0], other) for other in names[1:]] + ([(names[-2], names[-1])] if len(names) > 2 else [])          # each against the first, and the last against its floor
-    paired = {f'{one} / {other}': programs_to_first_fit(results, one, other) for one, other in pairs}
     return Report({'tasks': name, 'dataset': {'name': name, 'version': getattr(tasks, 'version', None), 'content_hash': getattr(tasks, 'content_hash', None)}, 'total_tasks': len(tasks_list),
-                   'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries, 'programs_to_first_fit': paired,
+                   'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries,
+                   **{compare.__name__: {f'{one} / {other}': compare(results, one, other) for one, other in pairs} for compare in (solved_by_one, programs_to_first_fit)},
                    'latent_distances': {**distance_statistics(distances, [s.solves(t) for t, s in zip(tasks_list, solutions[next(iter(variants))])]), 'trained': jepa.trained} if jepa is not None else None,
                    'results': results}, solutions)
 

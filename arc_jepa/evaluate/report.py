@@ -21,7 +21,7 @@ from ..config import read_json_lines, write_atomic
 from ..datasets import load_tasks
 from ..dsl.program import Failure, Program, ProgramError, parse, run_value, value_html
 from ..dsl.types import from_grid
-from .evaluation import first_fits, programs_to_first_fit
+from .evaluation import first_fits, fits_of_both, programs_to_first_fit, solved, solved_by_one
 from ..grid import PALETTE, Task, grid_svg, task_html
 from .retrieval import FLOORS, MEASURES, PICTURES, above_floor, draw_retrieval, read_entry
 from ..statistics import as_number, sign_test
@@ -30,9 +30,9 @@ from ..statistics import as_number, sign_test
 __all__ = ['SERIES', 'SOLVED_DRAWN', 'SOLVED_OPEN', 'SOLVED_BYTES', 'SETS', 'EXPECTED', 'INTRODUCTION', 'STYLE', 'read_json',
            'read_rows', 'count', 'percent', 'duration', 'span', 'escape', 'note_html', 'table_html', 'bars_html',
            'figure_html', 'legend_above', 'log_axis', 'stages_html', 'data_html', 'training_html', 'retrieval_html',
-           'taught_html', 'solved', 'fits_of_both', 'solved_words', 'first_fit_words', 'comparison', 'figures_html',
-           'variants_html', 'distances_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html',
-           'solved_html', 'set_html', 'headline_html', 'write_report']
+           'taught_html', 'solved_words', 'first_fit_words', 'comparison', 'figures_html', 'variants_html',
+           'distances_html', 'steps_html', 'solved_card', 'failed_card', 'spread', 'failures_html', 'solved_html',
+           'set_html', 'headline_html', 'write_report']
 
 # %% ../../nbs/53_report.ipynb #530008
 def read_json(path: Path, kind: type = dict) -> tuple[Any, str]:
@@ -283,16 +283,6 @@ def _pictures_html(directory: Path) -> str:
         return f'<figure class="plot"><img alt="{escape(caption)}" style="max-width:100%;background:#fff" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{escape(caption)}</figcaption></figure>'
     return ''.join(one(path, caption) for name, caption in PICTURES.items() if (path := directory/f'{name}.png').is_file())
 
-# %% ../../nbs/53_report.ipynb #530036
-def solved(row: Any, variant: str) -> bool:
-    "Did `variant` solve the task of this result?"
-    return isinstance(row.get(variant), dict) and bool(row[variant].get('solved'))
-
-def fits_of_both(results: Sequence[dict], base: str, other: str) -> np.ndarray:
-    "float[n, 2]: programs to the first fit, for tasks that both variants fit."
-    fits = np.stack([first_fits(results, base), first_fits(results, other)], 1)
-    return fits[np.isfinite(fits).all(1)]
-
 # %% ../../nbs/53_report.ipynb #530038
 def _sign_words(one: int, other: int) -> str:
     p = sign_test(one, other)
@@ -300,7 +290,8 @@ def _sign_words(one: int, other: int) -> str:
 
 def solved_words(results: Sequence[dict], base: str, other: str) -> str:
     "In words, from the results: how many tasks more or fewer `other` solved, and whether that could be chance."
-    more, fewer = (sum(solved(r, a) and not solved(r, b) for r in results) for a, b in ((other, base), (base, other)))
+    found = solved_by_one(results, base, other)
+    more, fewer = found['only_second'], found['only_first']
     total = more - fewer
     verb = f'solved {total} more' if total > 0 else f'solved {-total} FEWER' if total < 0 else 'solved as many'
     words = f'{other} {verb} {"task" if abs(total) == 1 else "tasks"} {"than" if total else "as"} {base}: {more} that only {other} solved, {fewer} that only {base} solved'
@@ -309,14 +300,14 @@ def solved_words(results: Sequence[dict], base: str, other: str) -> str:
 def first_fit_words(results: Sequence[dict], base: str, other: str) -> str:
     "In words: `programs_to_first_fit` with its interval, and on how many tasks `other` needed fewer or more."
     found, pairs = programs_to_first_fit(results, base, other), fits_of_both(results, base, other)
-    if found['ratio'] is None: return f'{"Only one task was" if len(pairs) else "No task was"} fitted by both, so the programs to their first fit cannot be compared.'
+    if found['ratio'] is None: return f'On {"only one task" if len(pairs) else "no task"} both stand by an answer, so the programs to their first fit cannot be compared.'
     low, high = found['ratio_interval']
     fewer, more = int((pairs[:, 1] < pairs[:, 0]).sum()), int((pairs[:, 1] > pairs[:, 0]).sum())
     times = f'{found["ratio"]:.2g} times (95 % interval {low:.2g} to {high:.2g})'
     if low > 1: judged = f'{other} needs fewer programs to its first fit: {base} needs {times} as many'
     elif high < 1: judged = f'{other} needs MORE programs to its first fit: {base} needs only {times} as many'
     else: judged = f'neither needs clearly fewer programs to its first fit: {base} needs {times} as many'
-    return f'On the {found["tasks"]} tasks that both fit, {judged} (geometric mean); fewer on {fewer}, more on {more} ({_sign_words(fewer, more)}).'
+    return f'On the {found["tasks"]} tasks on which both stand by an answer, {judged} (geometric mean); fewer on {fewer}, more on {more} ({_sign_words(fewer, more)}).'
 
 def comparison(results: Sequence[dict], base: str, other: str) -> str:
     "In words, from the results: what `other` changes against `base`, in tasks solved and in programs to the first fit."
@@ -363,7 +354,7 @@ def figures_html(stem: str, results: Sequence[dict], variants: Sequence[str]) ->
     parts = [figure_html(f'{stem}-growth', 'Tasks solved within so many programs.', lambda a: _draw_growth(a, results, variants)),
              figure_html(f'{stem}-tested', 'Programs tested until the first fit; tasks that were not solved, or by a guess, count with all that were tested, the peak at the right.', lambda a: _draw_tested(a, results, variants))]
     if len(variants) > 1:
-        parts.append(figure_html(f'{stem}-scatter', 'Tasks that both fit; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1]), margins=(.85, .5)))
+        parts.append(figure_html(f'{stem}-scatter', 'Tasks on which both stand by an answer; below the dotted line the search was shorter with guidance.', lambda a: _draw_scatter(a, results, variants[0], variants[-1]), margins=(.85, .5)))
     return f'<div class="columns">{"".join(parts)}</div>'
 
 # %% ../../nbs/53_report.ipynb #530045
@@ -535,7 +526,7 @@ def _first_fit_tile(sets: dict[str, dict]) -> str:
         found = programs_to_first_fit([r for r in sets[stem].get('results') or [] if isinstance(r, dict)], names[0], names[-1]) if len(names) > 1 else {'ratio': None}
         if found['ratio'] is None: continue
         low, high = found['ratio_interval']
-        return _tile('Programs to the first fit', f'{found["ratio"]:.2g}<i> ×</i>', f'{escape(names[0])} ÷ {escape(names[-1])}, <span class="whole">{low:.2g}–{high:.2g}</span>, geometric mean of the {found["tasks"]} tasks that both fit, {escape(SETS.get(stem, stem))}')
+        return _tile('Programs to the first fit', f'{found["ratio"]:.2g}<i> ×</i>', f'{escape(names[0])} ÷ {escape(names[-1])}, <span class="whole">{low:.2g}–{high:.2g}</span>, geometric mean of the {found["tasks"]} tasks on which both stand by an answer, {escape(SETS.get(stem, stem))}')
     return ''
 
 def headline_html(run: dict, sets: dict[str, dict]) -> str:
