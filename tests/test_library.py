@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -328,12 +329,12 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(words, 
 
 # ---- how many at once
 
-def test_workers_are_as_many_as_cores_and_memory_allow(monkeypatch):
-    for cores, expected in ((1, 1), (2, 2), (64, 3)):
-        monkeypatch.setattr(solver.os, 'sched_getaffinity', lambda process, cores=cores: set(range(cores)))
-        assert solver.default_workers() == expected
-    monkeypatch.setattr(solver, 'WORKER_MEMORY', 900)
-    assert solver.default_workers() == 1
+@pytest.mark.parametrize('cores, held, expected', [(1, 300, 1), (2, 480, 2), (64, 210, 3), (64, 480, 2), (8, 990, 1), (8, 2_000, 1)])
+def test_workers_are_as_many_as_cores_and_memory_allow(cores, held, expected, monkeypatch):
+    "`held`: MB of the process before anything is searched."
+    monkeypatch.setattr(solver.os, 'sched_getaffinity', lambda process: set(range(cores)))
+    monkeypatch.setattr(solver.psutil.Process, 'memory_info', lambda process: SimpleNamespace(rss=held * 10 ** 6))
+    assert solver.default_workers() == expected
 
 
 @pytest.mark.parametrize('asked', [None, 5])

@@ -97,6 +97,7 @@ def test_it_is_a_function_of_its_arguments(jepa, models):
 def test_without_a_library_generated_tasks_are_all_there_is(jepa):
     alone = teach(jepa, [], ['statistics'], generated=300, epochs=1, progress=False)['statistics']
     assert not alone.known and alone.priors(TASKS[:2])[0].shape == CHOICE.shape and alone.priors([]) == []
+    assert all(prior.base is None for prior in models['fused'].priors(TASKS[:3])), 'a prior that is kept does not keep those of all heads and of its whole batch'
 
 def test_only_demonstrations_are_read(models):
     task = TASKS[0]

@@ -15,7 +15,7 @@ from ..dsl.program import Program, Step, parse, reproduces, run_on_task, run_pro
 from .search import CHUNK, Candidate, Search, _unpredicted
 
 # %% auto #0
-__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'part_task', 'objectwise']
+__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'BODY_BYTES', 'BODY_STATES', 'part_task', 'objectwise']
 
 # %% ../../nbs/43_objectwise.ipynb #430107
 SEGMENTATIONS = tuple(map(parse, ('objects8', 'objects4', 'shapes8', 'shapes4', 'colours', 'regions', 'each_line(rows)', 'each_line(columns)', 'split_at_lines(rows)', 'split_at_lines(columns)', 'blocks(2)', 'blocks(3)')))
@@ -64,6 +64,7 @@ def part_task(segmentation: Program, task: Task) -> Task | None:
 
 # %% ../../nbs/43_objectwise.ipynb #430110
 MAP_BITS = float(np.log2(N_OPS) + np.log2(len(SEGMENTATIONS)))       # the step that maps, and what it maps over
+BODY_BYTES, BODY_STATES = 48 << 20, 100_000       # bounds of a search for a body, which has its memory beside that of the search on the whole task
 
 def _missed(segmentation: Program, body: Candidate, task: Task) -> int:
     "How many demonstrations a body does not predict from the objects of the others; for one without a colour map at most all."
@@ -101,7 +102,7 @@ def objectwise(task: Task, prior: np.ndarray | None = None, programs: int = 20_0
     found, tested = [], 0
     for k, (segmentation, made) in enumerate(part_tasks.values()):
         n = len(part_tasks) - k
-        search = Search(made, prior, max_bytes=64 << 20, max_states=100_000)
+        search = Search(made, prior, max_bytes=BODY_BYTES, max_states=BODY_STATES)
         mapped = _search_bodies(search, segmentation, task, looks, (programs - tested) // n, (end - time.thread_time()) / n)
         found, tested = found + [replace(c, tested=c.tested + tested) for c in mapped], tested + search.tested
     return sorted(found, key=lambda c: c.bits), tested

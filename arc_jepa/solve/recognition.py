@@ -235,7 +235,7 @@ class RecognitionModel:
             row, kind = torch.arange(len(x)).repeat_interleave(len(CHOICE)), torch.arange(len(CHOICE)).repeat(len(x))
             p = torch.stack([head(x, row, kind).exp().view(len(x), *CHOICE.shape) for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
         folds = [self.known.get(tuple(key)) for key in keys_of(tasks).tolist()]
-        return [p[:, i].mean(0) if fold is None else p[fold, i] for i, fold in enumerate(folds)]
+        return [p[:, i].mean(0) if fold is None else p[fold, i].copy() for i, fold in enumerate(folds)]
 
 # %% ../../nbs/49_recognition.ipynb #490017
 GENERATED, EPOCHS = 40_000, 5
