@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -329,12 +328,11 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(words, 
 
 # ---- how many at once
 
-@pytest.mark.parametrize('cores, held, expected', [(1, 300, 1), (2, 480, 2), (64, 210, 3), (64, 480, 2), (8, 990, 1), (8, 2_000, 1)])
-def test_workers_are_as_many_as_cores_and_memory_allow(cores, held, expected, monkeypatch):
-    "`held`: MB of the process before anything is searched."
-    monkeypatch.setattr(solver.os, 'sched_getaffinity', lambda process: set(range(cores)))
-    monkeypatch.setattr(solver.psutil.Process, 'memory_info', lambda process: SimpleNamespace(rss=held * 10 ** 6))
-    assert solver.default_workers() == expected
+def test_workers_are_as_many_as_cores_and_memory_allow(monkeypatch):
+    for cores, memory, expected in ((1, 1_000, 1), (2, 1_000, 2), (64, 1_000, 2), (64, 2_000, 6), (8, 500, 1)):
+        monkeypatch.setattr(solver.os, 'sched_getaffinity', lambda process, cores=cores: set(range(cores)))
+        monkeypatch.setattr(solver, 'MEMORY', memory)
+        assert solver.default_workers() == expected
 
 
 @pytest.mark.parametrize('asked', [None, 5])

@@ -214,7 +214,7 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
     with saying('distances between predicted and true latents'): distances = leave_one_out_distances(jepa, tasks_list) if jepa is not None else None
     names = list(variants)
     results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
-    pairs = [(names[0], other) for other in names[1:]] + ([(names[-2], names[-1])] if len(names) > 2 else [])          # each against the first, and the last against its floor
+    pairs = [(names[0], other) for other in names[1:]] + [(other, names[-1]) for other in names[1:-1]]          # each against the first, and the last, which knows most, against each
     return Report({'tasks': name, 'dataset': {'name': name, 'version': getattr(tasks, 'version', None), 'content_hash': getattr(tasks, 'content_hash', None)}, 'total_tasks': len(tasks_list),
                    'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries,
                    **{compare.__name__: {f'{one} / {other}': compare(results, one, other) for one, other in pairs} for compare in (solved_by_one, programs_to_first_fit)},

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple, Sequence
 
 import numpy as np
-import psutil
 from ..grid import Pair, Task
 from ..dsl.program import run_program
 from .branches import branches, one_step_more, repeats
@@ -25,8 +24,8 @@ from .windows import windows
 
 # %% auto #0
 __all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'EXTRA_SHARE',
-           'PLAIN_SHARE', 'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'WORKER_MEMORY', 'rank_answers', 'warm_up',
-           'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
+           'PLAIN_SHARE', 'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers',
+           'warm_up', 'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -259,9 +258,9 @@ def show_timeline(solution: Solution):
     return figure
 
 # %% ../../nbs/47_solver.ipynb #48aa6ee5
-MEMORY, WORKER_MEMORY = 1000, 245       # MB: in all; of a search at its bounds, with bodies for objects
+MEMORY, BASE_MEMORY, WORKER_MEMORY = 1000, 480, 245       # MB: in all; of the process without a search; of a search at its bounds, with bodies for objects
 
 def default_workers() -> int:
-    "Threads that solve at once: no more than the cores that this process may run on, and than fit into `MEMORY` beside what it holds now."
+    "Threads that solve at once: no more than the cores that this process may run on, and than fit into `MEMORY`."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return max(1, min(cores, int(MEMORY - psutil.Process().memory_info().rss / 1e6) // WORKER_MEMORY))
+    return max(1, min(cores, (MEMORY - BASE_MEMORY) // WORKER_MEMORY))
