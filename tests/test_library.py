@@ -151,6 +151,14 @@ def test_more_programs_or_other_guidance_try_what_was_not_solved(grown, some, tm
     assert other['tried'] == 30 - more['solved_tasks'] and other['tried_before'] == 0
 
 
+def test_another_solver_tries_again_what_was_not_solved(grown, some, tmp_path, monkeypatch):
+    directory, done = grown
+    for path in directory.iterdir(): (tmp_path/path.name).write_bytes(path.read_bytes())
+    for stamp, tried in (('another', 30 - done['newly_solved']), ('another', 0)):
+        monkeypatch.setattr(room, 'solver_stamp', lambda stamp=stamp: stamp)
+        assert grow_library(tmp_path, [some], 300, progress=False)[1]['tried'] == tried
+
+
 def test_a_network_goes_on_where_it_was_and_another_one_begins_anew(some, tmp_path):
     from arc_jepa.jepa.models import Jepa
     jepa = [Jepa.untrained(seed=seed) for seed in (0, 1)]

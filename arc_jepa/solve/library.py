@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from ..compiled import PACKAGE, source_stamp
+from ..compiled import PACKAGE
 from ..config import only_one
 from ..content import task_keys
 from ..datasets import DATASET_NAMES, DatasetError, load_tasks, parse_json
@@ -26,9 +26,8 @@ from ..dsl.program import Failure, Program, ProgramError, as_program, descriptio
 from ..dsl.types import VALUE_BYTES, value_bytes
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..progress import ticking
-from . import solver
 from .guidance import Guidance
-from .solver import Solution, default_workers, solve, warm_up
+from .solver import Solution, default_workers, solve, solver_stamp, warm_up
 
 # %% auto #0
 __all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library', 'is_reported',
@@ -292,9 +291,6 @@ class _File:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             finally: os.close(file)
 
-@lru_cache(maxsize=1)
-def _solver_stamp() -> str: return source_stamp(Path(solver.__file__))[:16]
-
 def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',), max_nodes: int | None = 20_000, budget: float | None = None, guidance=None, workers: int | None = None, progress: bool = True) -> tuple[Library, dict]:
     """Solve the tasks of `sets` that have no program in the library of `directory` and were not tried in vain with as much, and keep what can be verified; returns the library, and as plain numbers what was done and what there is (`Library.summary`).
 
@@ -308,7 +304,7 @@ def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',)
             warm_up()                                  # compiled once, before threads ask for it
             source.warm_up()
         with ticking(f'reading {directory}', progress, leave=False): library = Library(directory)
-        limits = _Limits(max_nodes, budget, _stamp_of(source), _solver_stamp())
+        limits = _Limits(max_nodes, budget, _stamp_of(source), solver_stamp())
         known, in_vain = {s.key for s in library.solved}, _tried_in_vain(directory, limits)
         todo = {key: found for key, found in asked.tasks.items() if key not in known and key not in in_vain}
         kept, seconds = _solve_each(todo, source, limits, programs, unsolved, workers, progress) if todo else ([], 0.0)
