@@ -83,6 +83,7 @@ def test_what_applies_to_no_scene_is_compared_by_its_text():
     one, same, other = solved('a', 'scale(5) | scale(5)', ones), solved('b', 'scale(5) | scale(5)', ones), solved('c', 'scale(5) | scale(5) | flip_up_down', ones)
     assert room.behaviour(one.program) is None is room.behaviour(other.program) and reproduces(one.program, other.task)
     assert [len(entry.solved) for entry in distinct([one, same, other])] == [2, 1]
+    assert room.rule_key(one.program) == room.rule_key(str(same.program)) != room.rule_key(other.program)
 
 
 def test_examples_have_every_task_with_a_program_that_solves_it():

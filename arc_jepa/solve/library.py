@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from ..compiled import PACKAGE
 from ..config import only_one
-from ..content import task_keys
+from ..content import key_texts, task_keys
 from ..datasets import DATASET_NAMES, DatasetError, load_tasks, parse_json
 from ..grid import GridError, Pair, Task
 from ..dsl.program import Failure, Program, ProgramError, as_program, description_length, parse, reproduces, run_value
@@ -30,8 +30,8 @@ from .guidance import Guidance
 from .solver import Solution, default_workers, solve, solver_stamp, warm_up
 
 # %% auto #0
-__all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library', 'is_reported',
-           'verified', 'grow_library']
+__all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'rule_key', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library',
+           'is_reported', 'verified', 'grow_library']
 
 # %% ../../nbs/48_library.ipynb #480005
 @lru_cache(maxsize=1)
@@ -50,6 +50,11 @@ def behaviour(program: Program | str | np.ndarray) -> tuple | None:
     results = [run_value(program, scene) for scene in _fresh_scenes()]
     if sum(not isinstance(r, Failure) for r in results) < 2: return None
     return tuple(None if isinstance(r, Failure) else r[:value_bytes(r)].tobytes() for r in results)
+
+def rule_key(program: Program | str) -> str:
+    "64 hexadecimal digits, the same for programs with one `behaviour`; of one that has none, for those that are spelled alike."
+    does = behaviour(program)
+    return hashlib.sha256(repr(str(program) if does is None else does).encode()).hexdigest()
 
 # %% ../../nbs/48_library.ipynb #480008
 @dataclass(frozen=True)
@@ -74,13 +79,9 @@ class Entry:
     program: Program
     solved: tuple[Solved, ...]
 
-def _what_it_does(text: str) -> bytes:
-    does = behaviour(text)
-    return hashlib.sha256(repr(text if does is None else does).encode()).digest()
-
 def distinct(solved: Sequence[Solved]) -> list[Entry]:
     "Each behaviour once, those that solve the most tasks first."
-    does, groups = {text: _what_it_does(text) for text in {str(s.program) for s in solved}}, {}
+    does, groups = {text: rule_key(text) for text in {str(s.program) for s in solved}}, {}
     for s in sorted(solved, key=lambda s: (s.bits, str(s.program))):
         entries = groups.setdefault(does[str(s.program)], [])
         joined = next((entry for entry in entries if reproduces(entry[0].program, s.task)), None)
@@ -151,12 +152,8 @@ def _read_text(path: Path, name: str) -> list[Solved]:
     for id, (where, program) in programs.items():
         if id not in tasks: raise LibraryError(f'{where}: no task {id} in {name}')
         if not reproduces(program, tasks[id]): raise LibraryError(f'{where}: {program} does not give the outputs of {id}')
-    keys = _key_texts([tasks[id] for id in programs])
+    keys = key_texts(task_keys([tasks[id] for id in programs]))
     return [Solved(tasks[id], program, key, name) for key, (id, (_, program)) in zip(keys, programs.items())]
-
-def _key_texts(tasks: Sequence[Task]) -> list[str]:
-    "The content of each task in 32 hexadecimal digits, as `content_key` gives it."
-    return ['{:016x}{:016x}'.format(*key) for key in task_keys(tasks).tolist()]
 
 # %% ../../nbs/48_library.ipynb #480015
 class Library:
@@ -208,11 +205,11 @@ _EVALUATION = tuple(name for name in DATASET_NAMES if name.endswith('/evaluation
 _REPORTING = 'a library is learned from, and evaluation tasks are for reporting; right would be arc1/training, or a manifest of generated tasks'
 
 @lru_cache(maxsize=1)
-def _evaluation_keys() -> frozenset[str]: return frozenset(key for name in _EVALUATION for key in _key_texts(load_tasks(name)))
+def _evaluation_keys() -> frozenset[str]: return frozenset(key for name in _EVALUATION for key in key_texts(task_keys(load_tasks(name))))
 
 def is_reported(tasks: Sequence[Task]) -> list[bool]:
     "Is each task the same as one of an evaluation split? Nothing may be learned from those."
-    return [key in _evaluation_keys() for key in _key_texts(tasks)]
+    return [key in _evaluation_keys() for key in key_texts(task_keys(tasks))]
 
 @dataclass(frozen=True)
 class _Asked:
@@ -229,7 +226,7 @@ def _to_learn_from(sets: Sequence[str]) -> _Asked:
     for name in sets:
         tasks = list(load_tasks(name))
         if not tasks: raise ValueError(f'{name}: has no tasks')
-        keys, reported = _key_texts(tasks), is_reported(tasks)
+        keys, reported = key_texts(task_keys(tasks)), is_reported(tasks)
         if all(reported): raise ValueError(f'{name}: has nothing but tasks of evaluation splits; {_REPORTING}')
         left_out += sum(reported)
         for key, task, report in zip(keys, tasks, reported):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import write_atomic
-from ..content import task_keys
+from ..content import key_texts, task_keys
 from ..grid import N_COLOURS, Pair, Task, pack
 from ..dsl.ops import N_OPS, OPS, op_table_hash
 from ..dsl.program import Program, check, from_array, run_program
@@ -30,7 +30,7 @@ from ..jepa.tokens import N_STATISTICS, pair_statistics, tokenize
 from ..progress import ticking
 from ..statistics import bootstrap_mean
 from .guidance import Guidance
-from .library import Library, behaviour, is_reported
+from .library import Library, is_reported, rule_key
 from .search import DEDUCED, FLOOR
 
 # %% auto #0
@@ -79,7 +79,7 @@ def keys_of(tasks: Sequence[Task]) -> np.ndarray:
 
 def folds_of(examples: Sequence[tuple[Task, Program]]) -> list[int]:
     "The fold of each example. Examples with one task, or with programs that do the same, are in one fold; the folds are about equal."
-    places = [list(map(tuple, keys_of([task for task, _ in examples]).tolist())), [behaviour(program) or str(program) for _, program in examples]]
+    places = [key_texts(keys_of([task for task, _ in examples])), [rule_key(program) for _, program in examples]]
     number = {place: k for k, place in enumerate(dict.fromkeys(places[0] + places[1]))}
     links = np.array([(i, number[place]) for column in places for i, place in enumerate(column)], int).reshape(-1, 2)
     group = connected_components(coo_array((np.ones(len(links)), (links[:, 0], len(examples) + links[:, 1])), shape=(len(examples) + len(number),) * 2), directed=False)[1][:len(examples)]
@@ -218,8 +218,8 @@ DESCRIPTION, SUFFIX = 'recognition_{}.json', '.safetensors'
 class RecognitionModel:
     """A source of priors for `Guidance`: `priors(tasks)` gives float[len(Type) + 1, N_OPS] each, p(operation | demonstrations, type).
 
-    Made by `teach` or `load_recognition`. `known`: for the key of each task whose program was a lesson (`keys_of`), which head has not seen it and answers."""
-    def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, known: dict[tuple[int, int], int]):
+    Made by `teach` or `load_recognition`. `known`: for the key of each task whose program was a lesson (`keys_of`, as text), which head has not seen it and answers."""
+    def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, known: dict[str, int]):
         self.jepa, self.heads, self.reads, self.known = jepa, list(heads), reads, known
 
     @property
@@ -234,7 +234,7 @@ class RecognitionModel:
             x = torch.from_numpy(features(self.jepa, [task.demonstrations for task in tasks], self.reads))
             row, kind = torch.arange(len(x)).repeat_interleave(len(CHOICE)), torch.arange(len(CHOICE)).repeat(len(x))
             p = torch.stack([head(x, row, kind).exp().view(len(x), *CHOICE.shape) for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
-        folds = [self.known.get(tuple(key)) for key in keys_of(tasks).tolist()]
+        folds = [self.known.get(key) for key in key_texts(keys_of(tasks))]
         return [p[:, i].mean(0) if fold is None else p[fold, i] for i, fold in enumerate(folds)]
 
 # %% ../../nbs/49_recognition.ipynb #490017
@@ -255,7 +255,7 @@ def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[
     with ticking('lessons', progress, leave=False): lessons = lessons_from(examples, generated, seed)
     everything = features(jepa, lessons.tasks, 'fused' if 'fused' in reads else 'statistics', progress)
     named, folds, models = _Labels(lessons), torch.tensor(lessons.folds), {}
-    known = dict(zip(map(tuple, keys_of([task for task, _ in examples]).tolist()), folds_of(examples)))
+    known = dict(zip(key_texts(keys_of([task for task, _ in examples])), folds_of(examples)))
     for name in reads:
         x, heads = torch.from_numpy({'fused': everything, 'statistics': everything[:, :2 * N_STATISTICS], 'nothing': np.ones((len(everything), 1), np.float32)}[name]), []
         for fold in range(FOLDS):
@@ -315,7 +315,7 @@ def save_recognition(models: dict[str, RecognitionModel], run_dir: Path | str) -
     for name, model in models.items():
         weights = to_bytes({f'{k}.{key}': value.contiguous() for k, head in enumerate(model.heads) for key, value in head.state_dict().items()})
         path = Path(run_dir)/DESCRIPTION.format(name)
-        about = {'made_for': _made_for(model.jepa, name), 'weights': hashlib.sha256(weights).hexdigest(), 'known': {f'{a:016x}{b:016x}': fold for (a, b), fold in model.known.items()}}
+        about = {'made_for': _made_for(model.jepa, name), 'weights': hashlib.sha256(weights).hexdigest(), 'known': model.known}
         write_atomic(path.with_suffix(SUFFIX), weights)
         write_atomic(path, json.dumps(about | {'signature': _signed(about)}, indent=1) + '\n')
 
@@ -342,5 +342,5 @@ def load_recognition(run_dir: Path | str, jepa: Jepa | None = None) -> dict[str,
             state = {key.split('.', 1)[1]: value for key, value in tensors.items() if key.startswith(f'{k}.')}
             heads.append(Head(len(state['mean'])).eval())
             heads[-1].load_state_dict(state)
-        models[name] = RecognitionModel(jepa, heads, name, {(int(key[:16], 16), int(key[16:], 16)): fold for key, fold in about['known'].items()})
+        models[name] = RecognitionModel(jepa, heads, name, about['known'])
     return models
