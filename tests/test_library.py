@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,18 @@ def test_a_wrong_program_is_seen():
 
 
 @pytest.mark.parametrize('text, says', [('68b16354 flip_up_dwn', ':1: column 1: no operation'), ('a1 trim\n\n# no more\na1 peel', ':4: a1 occurs twice'), ('68b16354', ':1: no program after the name 68b16354'), ('  a1 trim\n\t b2 bogus', ':2: column 1: no operation'),
-                                        ('68b16354 trim | objects8 | trim', ':1: column 19'), ('68b16354 flip_up_down\na1 trim', ':2: no task a1 in arc1/training'), ('# mine\n68b16354 trim', ':2: trim does not give the outputs of 68b16354')])
+                                        ('68b16354 trim | objects8 | trim', ':1: column 19'), ('68b16354 flip_up_down\na1 trim', ':2: no task a1 in arc1/training'), ('# mine\n68b16354 trim', ':2: trim does not give the outputs of 68b16354'),
+                                        ('# mine\n68b16354 flip_up_down # me', ':2: # me does not say who found the program of 68b16354; right would be # search or # hand'), ('68b16354 flip_up_down #', ':1: #  does not say'), ('68b16354 # hand', ':1: no program after')])
 def test_a_broken_text_is_refused_with_its_line(text, says, tmp_path):
     (tmp_path / 'mine.txt').write_text(text)
     with pytest.raises(LibraryError, match=says): Library(tmp_path / 'mine.txt')
+
+
+def test_each_line_says_who_found_it(tmp_path, grown):
+    assert Counter(solved.origin for solved in LIBRARY.solved) == {'search': 142, 'hand': 140} and 'found by: search 142, hand 140' in str(LIBRARY)
+    (tmp_path/'mine.txt').write_text('68b16354 flip_up_down # hand\n67a3c6ac flip_left_right  #search\n74dd1130 transpose\n')
+    assert [solved.origin for solved in Library(tmp_path/'mine.txt').solved] == ['hand', 'search', 'not known']
+    assert {solved.origin for solved in Library(grown[0]).solved} == {'search'} and {solved.engine for solved in Library(grown[0]).solved} <= set(solver.ENGINES)
 
 
 def test_a_library_that_does_not_exist(tmp_path):

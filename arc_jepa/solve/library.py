@@ -30,7 +30,7 @@ from .guidance import Guidance
 from .solver import Solution, default_workers, solve, solver_stamp, warm_up
 
 # %% auto #0
-__all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'rule_key', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library',
+__all__ = ['ORIGINS', 'PROGRAMS', 'UNSOLVED', 'behaviour', 'rule_key', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library',
            'is_reported', 'verified', 'grow_library']
 
 # %% ../../nbs/48_library.ipynb #480005
@@ -57,6 +57,8 @@ def rule_key(program: Program | str) -> str:
     return hashlib.sha256(repr(str(program) if does is None else does).encode()).hexdigest()
 
 # %% ../../nbs/48_library.ipynb #480008
+ORIGINS = 'search', 'hand'              # who found a program
+
 @dataclass(frozen=True)
 class Solved:
     "A task, and a program that gives all of its outputs that are known."
@@ -64,7 +66,7 @@ class Solved:
     program: Program
     key: str                            # of the task's content: the same in any symmetry and in other colours
     tasks: str                          # the set that the task is from
-    engine: str = 'not known'           # what found the program
+    engine: str = 'not known'           # what found the program: an engine of the solver, or for a line of text one of `ORIGINS`
     programs_tested: int | None = None
     seconds: float | None = None        # CPU seconds
 
@@ -72,6 +74,11 @@ class Solved:
     def bits(self) -> float:
         "Length of the program without any knowledge of the task: what guidance it was found with does not matter."
         return description_length(self.program)
+
+    @property
+    def origin(self) -> str:
+        "Who found the program, one of `ORIGINS` or 'not known'; what an engine of the solver found, the search did."
+        return self.engine if self.engine in (*ORIGINS, 'not known') else 'search'
 
 @dataclass(frozen=True)
 class Entry:
@@ -134,26 +141,28 @@ def _read_directory(directory: Path) -> tuple[list[Solved], list[str]]:
     return list(solved.values()), [said for key, said in dropped if key not in solved]
 
 # %% ../../nbs/48_library.ipynb #480014
-def _read_lines(path: Path) -> dict[str, tuple[str, Program]]:
-    "FILE:LINE and program by the name of the task."
-    programs: dict[str, tuple[str, Program]] = {}
+def _read_lines(path: Path) -> dict[str, tuple[str, Program, str]]:
+    "FILE:LINE, program and who found it, by the name of the task."
+    programs: dict[str, tuple[str, Program, str]] = {}
     for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
-        name, text = (line.split(None, 1) + ['', ''])[:2]
-        if not name or name.startswith('#'): continue
+        words, mark, origin = line.partition('#')
+        name, text = (words.split(None, 1) + ['', ''])[:2]
+        if not name: continue
         if not text: raise LibraryError(f'{path}:{number}: no program after the name {name}')
         if name in programs: raise LibraryError(f'{path}:{number}: {name} occurs twice')
-        try: programs[name] = f'{path}:{number}', parse(text.strip())
+        if mark and origin.strip() not in ORIGINS: raise LibraryError(f'{path}:{number}: # {origin.strip()} does not say who found the program of {name}; right would be # {" or # ".join(ORIGINS)}')
+        try: programs[name] = f'{path}:{number}', parse(text.strip()), origin.strip() or 'not known'
         except ProgramError as error: raise LibraryError(f'{path}:{number}: {error}') from error
     return programs
 
 def _read_text(path: Path, name: str) -> list[Solved]:
     "The lines of `path` with their tasks, which are in the set `name`."
     programs, tasks = _read_lines(path), load_tasks(name)
-    for id, (where, program) in programs.items():
+    for id, (where, program, _) in programs.items():
         if id not in tasks: raise LibraryError(f'{where}: no task {id} in {name}')
         if not reproduces(program, tasks[id]): raise LibraryError(f'{where}: {program} does not give the outputs of {id}')
     keys = key_texts(task_keys([tasks[id] for id in programs]))
-    return [Solved(tasks[id], program, key, name) for key, (id, (_, program)) in zip(keys, programs.items())]
+    return [Solved(tasks[id], program, key, name, origin) for key, (id, (_, program, origin)) in zip(keys, programs.items())]
 
 # %% ../../nbs/48_library.ipynb #480015
 class Library:
