@@ -238,12 +238,12 @@ def teach(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
         with _saying():
             from arc_jepa.jepa.models import Jepa
             from arc_jepa.solve.library import Library
-            from arc_jepa.solve.recognition import examples_of, format_worth, save_recognition, teach as learn, worth_of
-            jepa = Jepa.load(run_dir)
-            examples = examples_of([Library(), *map(Library, library or ())])
+            from arc_jepa.solve.recognition import examples_of, format_worth, origins_of, save_recognition, teach as learn, worth_of
+            jepa, libraries = Jepa.load(run_dir), [Library(), *map(Library, library or ())]
+            examples = examples_of(libraries)
         models = learn(jepa, examples, generated=generated)
         save_recognition(models, run_dir)
-        with _saying('what it is worth'): worth = worth_of(jepa, models, examples)
+        with _saying('what it is worth'): worth = worth_of(jepa, models, examples, origins_of(examples, libraries))
         typer.echo(json.dumps(worth) if as_json else format_worth(worth))
 
 # %% ../nbs/81_commands.ipynb #runs0001

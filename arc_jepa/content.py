@@ -14,7 +14,7 @@ from .datasets import DATASET_NAMES, load_tasks
 from .grid import PackedGrids, Task
 
 # %% auto #0
-__all__ = ['room_for_key', 'task_key', 'content_keys', 'task_keys', 'content_key', 'published_keys']
+__all__ = ['room_for_key', 'task_key', 'content_keys', 'task_keys', 'key_texts', 'content_key', 'published_keys']
 
 # %% ../nbs/06_content.ipynb #060006
 _FIRST, _SECOND = np.uint64(0x9FB21C651E98DF25), np.uint64(0xD6E8FEB86659FD93)      # odd, with bits well spread: the multipliers of the two halves
@@ -153,10 +153,14 @@ def task_keys(tasks: Sequence[Task]) -> np.ndarray:   # uint64, N×2
     "`content_keys` of `Task` objects."
     return content_keys(*_packed_tasks(tasks))
 
+def key_texts(keys: np.ndarray) -> list[str]:   # N×2, of `content_keys`
+    "Each key in 32 hexadecimal digits, for files and dictionaries."
+    return ['{:016x}{:016x}'.format(*key) for key in keys.tolist()]
+
 def content_key(task: Task) -> str:
     """32 hexadecimal digits, the same for a task in any of its 8 symmetries, under any permutation of the 10 colours (each applied
     to the whole task), and with its demonstrations or tests in another order; independent of id, metadata and test outputs."""
-    return '{:016x}{:016x}'.format(*task_keys([task])[0].tolist())
+    return key_texts(task_keys([task]))[0]
 
 # %% ../nbs/06_content.ipynb #060025
 @functools.lru_cache(maxsize=1)

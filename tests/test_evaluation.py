@@ -195,7 +195,7 @@ def test_guesses_stand_in_for_attempts_that_are_missing_or_too_large():
 def test_another_solver_does_not_answer_from_the_journal(tmp_path, monkeypatch):
     tasks, journal = load_tasks('arc1/training')[:3], tmp_path/'journal.jsonl'
     for stamp, lines in (('one', 3), ('one', 3), ('another', 6)):
-        monkeypatch.setattr(evaluation, '_solver_stamp', lambda stamp=stamp: stamp)
+        monkeypatch.setattr(evaluation, 'solver_stamp', lambda stamp=stamp: stamp)
         evaluation.evaluate(tasks, max_nodes=300, progress=False, journal=journal)
         assert len(journal.read_text().splitlines()) == lines
 

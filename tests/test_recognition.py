@@ -13,10 +13,10 @@ from arc_jepa.dsl.types import Type
 from arc_jepa.grid import Pair, Task
 from arc_jepa.jepa.models import Jepa, JepaError
 from arc_jepa.solve import recognition as room
-from arc_jepa.solve.library import Library, behaviour, is_reported
+from arc_jepa.solve.library import Library, is_reported, rule_key
 from arc_jepa.solve.guidance import Guidance, variants_of
-from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, bits_a_step, examples_of, folds_of, has_recognition, hindsight_lessons, keys_of, labels, load_recognition,
-                                        save_recognition, teach)
+from arc_jepa.solve.recognition import (CHOICE, DESCRIPTION, FOLDS, SOURCES, bits_a_step, examples_of, folds_of, has_recognition, hindsight_lessons, in_reach, keys_of, labels, lessons_from,
+                                        load_recognition, origins_of, save_recognition, teach, worth_of, worth_of_sources)
 from arc_jepa.solve.search import Search, instruction_costs, instructions_for
 from arc_jepa.solve.solver import solve
 
@@ -48,7 +48,10 @@ def test_a_prior_is_a_distribution_for_each_type_and_the_search_takes_it(models,
     assert prior[CHOICE.any(1)].sum(1) == pytest.approx(1)
     instructions = instructions_for(TASKS[0])
     costs, uniform = (instruction_costs(instructions, p) for p in (prior, None))
-    assert (costs != uniform).any() and ((costs < 0) == (uniform < 0)).all()
+    assert ((costs < 0) == (uniform < 0)).all()
+    plain = np.flatnonzero((costs[Type.grid] > 0) & (instructions.choices == 0))          # without arguments to choose: the likelier, the cheaper
+    order = plain[np.argsort(prior[Type.grid, instructions.op[plain]])]
+    assert len(plain) > 30 and (np.diff(costs[Type.grid, order]) <= 0).all() and len(set(costs[Type.grid, plain])) > 1 == len(set(uniform[Type.grid, plain]))
     swapped = prior[[0, 2, 1, *range(3, len(prior))]]
     assert (instruction_costs(instructions, swapped)[Type.grid] != costs[Type.grid]).any(), 'each type has a row of its own'
 
@@ -72,9 +75,9 @@ def test_one_task_and_one_behaviour_are_in_one_fold():
     folds = folds_of(examples)
     assert len({folds[0], folds[7], folds[9], *folds[60:]}) == 1, 'linked by tasks and by what programs do'
     does = {}
-    for (_, program), fold in zip(EXAMPLES, FOLD): assert does.setdefault(behaviour(program) or str(program), fold) == fold
+    for (_, program), fold in zip(EXAMPLES, FOLD): assert does.setdefault(rule_key(program), fold) == fold
     whole = folds_of(ALL)
-    assert len(does) < len(EXAMPLES) or len({behaviour(p) or str(p) for _, p in ALL}) < len(ALL), 'some do the same'
+    assert len({rule_key(p) for _, p in ALL}) < len(ALL), 'some do the same'
     assert max(map(whole.count, range(FOLDS))) - min(map(whole.count, range(FOLDS))) <= 2
 
 def test_what_is_reported_is_not_learned():
@@ -96,8 +99,11 @@ def test_it_is_a_function_of_its_arguments(jepa, models):
 
 def test_without_a_library_generated_tasks_are_all_there_is(jepa):
     alone = teach(jepa, [], ['statistics'], generated=300, epochs=1, progress=False)['statistics']
-    assert not alone.known and alone.priors(TASKS[:2])[0].shape == CHOICE.shape and alone.priors([]) == []
-    assert all(prior.base is None for prior in models['fused'].priors(TASKS[:3])), 'a prior that is kept does not keep those of all heads and of its whole batch'
+    one, other = alone.priors(TASKS[:2])
+    assert not alone.known and alone.priors([]) == [] and one[CHOICE.any(1)].sum(1) == pytest.approx(1) and np.abs(one - other).max() > 1e-3
+
+def test_a_prior_that_is_kept_does_not_keep_those_of_all_heads_and_tasks(models):
+    assert all(prior.base is None for prior in models['fused'].priors(TASKS[:3]))
 
 def test_only_demonstrations_are_read(models):
     task = TASKS[0]
@@ -126,6 +132,52 @@ def test_bits_of_a_step():
     uniform, certain = bits_a_step([None, sure], [program, program])
     assert uniform == pytest.approx(np.log2(CHOICE[Type.grid].sum())) and certain == pytest.approx(-np.log2(0.85 + 0.15 / CHOICE[Type.grid].sum()))
     assert np.isnan(bits_a_step([None], [parse('map_colours(blue:red)')])).all()
+
+def test_in_reach_is_what_the_search_makes_and_what_others_deduce_is_not():
+    for task in TASKS[:3]:
+        search = Search(task)
+        search.run(3_000)
+        made = [search.program(state) for state in range(1, search.states, max(search.states // 300, 1))]
+        assert len(made) > 100 and all(in_reach(program, task) for program in made)
+    task = Task('two colours', (Pair([[1, 0]], [[2, 0]]),), (Pair([[1]]),))
+    for text, expected in (('flip_left_right | map_colours(blue:red)', True), ('map_colours(blue:red) | flip_left_right', False), ('replace(blue, red)', True), ('replace(blue, green)', False), ('keep_colour(input | commonest_colour)', True), ('keep_colour(input | trim | commonest_colour)', False),
+                           ('under(input | flip_left_right)', True), ('under(input | flip_left_right | trim)', False), ('objects8 | map(flip_left_right)', False)):
+        assert in_reach(parse(text), task) == expected, text
+    by_search = [in_reach(program, task) for (task, program), origin in zip(ALL, origins_of(ALL, [Library()])) if origin == 'search']
+    assert sum(by_search) >= 0.95 * len(by_search), 'what the search found it can still reach'
+
+def test_worth_is_told_by_who_found_the_programs(jepa):
+    class Sure:
+        name = 'sure'
+        def priors(self, tasks): return [prior for _ in tasks]
+    prior, examples = np.ones((len(Type) + 1, N_OPS)), [(TASKS[0], parse(text)) for text in ('transpose', 'flip_left_right', 'objects8 | map(flip_left_right)', 'map_colours(blue:red)')]
+    prior[Type.grid, OP_BY_NAME['transpose'].number] = 1e9
+    worth = worth_of(jepa, {'nothing': Sure()}, examples, ['search', 'hand', 'hand', 'search'])
+    assert worth['programs'] == 3 and {name: part['programs'] for name, part in worth['parts'].items()} == {'in reach of the search': 2, 'found by search': 1, 'written by hand': 2}
+    bits = bits_a_step([prior] * 3, [program for _, program in examples[:3]])
+    assert [worth['parts'][name]['bits_a_step']['sure'] for name in worth['parts']] == pytest.approx([bits[:2].mean(), bits[0], bits[1:].mean()]) and bits[0] < 1 < bits[1]
+    assert set(worth_of(jepa, {'nothing': Sure()}, examples)['parts']) == {'in reach of the search'}
+    said = room.format_worth(worth).splitlines()
+    assert said[1].split('  ') == [*[''] * 14, ' all', 'in reach of the search', 'found by search', 'written by hand'] and said[2].split() == ['programs', '3', '2', '1', '2'] and len({len(line) for line in said[1:7]}) == 1
+
+def test_lessons_come_from_the_sources_that_are_asked_for():
+    def of(*sources): return lessons_from(EXAMPLES, 50, 0, sources)
+    whole, n = lessons_from(EXAMPLES, 50), len(EXAMPLES)
+    parts = [of('generated'), of('library', 'recoloured'), of('hindsight')]
+    assert [len(part.tasks) for part in parts[:2]] == [50, n * (1 + room.RECOLOURED)] and len(parts[2].tasks) > 100
+    assert len(whole.tasks) == sum(len(part.tasks) for part in parts[:2]) + len(of('generated', 'library', 'recoloured', 'hindsight').tasks) - 50 - n * (1 + room.RECOLOURED)
+    assert of('library').tasks == [task.demonstrations for task in TASKS] and sum(of('library').weights) == pytest.approx(sum(parts[1].weights)) == pytest.approx(room.LIBRARY_WEIGHT)
+    assert not of('recoloured').tasks and {fold for pair in of('generated').folds for fold in pair} == {-1}
+    with pytest.raises(ValueError, match="lessons come from generated, library, recoloured, hindsight, not 'dreams'"): of('generated', 'dreams')
+
+def test_worth_of_sources_teaches_without_one_at_a_time(jepa, monkeypatch):
+    asked, honest = [], room.lessons_from
+    monkeypatch.setattr(room, 'lessons_from', lambda *given: asked.append(given[3]) or honest(*given))
+    worth = worth_of_sources(jepa, EXAMPLES, 'nothing', generated=200, progress=False)
+    assert asked == [SOURCES, *(tuple(s for s in SOURCES if s != name) for name in SOURCES), ('generated',)] and list(worth['sources']) == ['all', *(f'without {name}' for name in SOURCES), 'generated alone']
+    first = worth['sources']['all']['bits_a_step']
+    for part in worth['sources'].values(): assert part['lost']['value'] == pytest.approx(part['bits_a_step'] - first) and part['lost']['low'] <= part['lost']['value'] <= part['lost']['high']
+    assert worth['sources']['all']['lost'] == dict(value=0, low=0, high=0) and worth['sources']['generated alone']['lost']['value'] != 0 and worth['programs'] == sum(bool(labels(p)) for _, p in EXAMPLES)
 
 def test_the_solver_says_who_guided_it(models, jepa):
     task = load_task('arc1/training/67a3c6ac')
@@ -181,7 +233,8 @@ def test_teach_from_the_shell(tmp_path, jepa):
     done = CliRunner().invoke(app, ['teach', str(tmp_path), '--generated', '200', '--json'])
     assert done.exit_code == 0, done.stderr
     worth = json.loads(done.stdout)
-    assert len(ALL) - 5 < worth['programs'] <= len(ALL) and worth['bits_a_step']['statistics'] < worth['bits_a_step']['uniform'] - 0.5 and has_recognition(tmp_path)
+    assert worth['programs'] == sum(bool(labels(program)) for _, program in ALL) > 270 and worth['bits_a_step']['statistics'] < worth['bits_a_step']['uniform'] - 0.5 and has_recognition(tmp_path)
     assert worth['saved']['low'] < worth['saved']['value'] < worth['saved']['high'] and worth['saved']['floor'] == 'statistics'
+    assert worth['saved']['value'] == pytest.approx(worth['bits_a_step']['statistics'] - worth['bits_a_step'][worth['saved']['source']])
     lost = CliRunner().invoke(app, ['teach', str(tmp_path / 'nowhere')])
     assert lost.exit_code == 1 and 'jepa.json: not found' in lost.stderr

@@ -1,6 +1,7 @@
 """The solver and its engines: what windows, branches, objects and views find runs again by the executor, nothing leaks from test outputs, and every limit holds: programs, CPU time, memory."""
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
+from arc_jepa.compiled import PACKAGE
 from arc_jepa.datasets import load_task
 from arc_jepa.dsl.ops import OP_BY_NAME
 from arc_jepa.dsl.program import Program, Step, parse, reproduces, run_program
@@ -18,7 +20,7 @@ from arc_jepa.solve import solver as solver_module
 from arc_jepa.solve.branches import branches, one_step_more, repeats
 from arc_jepa.solve.objectwise import SEGMENTATIONS, objectwise, part_task
 from arc_jepa.solve.search import Candidate, Search
-from arc_jepa.solve.solver import ENGINES, rank_answers, solve, warm_up
+from arc_jepa.solve.solver import ENGINES, rank_answers, solve, solver_stamp, warm_up
 from arc_jepa.solve.stacking import stacks
 from arc_jepa.solve.views import VIEWS, apply_view, undo_view
 from arc_jepa.solve.windows import literal_bits, windows, worth_saying
@@ -360,3 +362,16 @@ def test_the_right_attempt_is_the_one_with_the_credit():
     solution = solve(task, max_nodes=20_000)
     assert not solution.solves(task, 1) and solution.right_attempt(task) == 1 and len(solution.engines) == 2
     assert solve(task_of('c3f564a4'), max_nodes=500).right_attempt(Task('', task.demonstrations, (Pair(task.tests[0].input, np.zeros((1, 1), np.uint8)),))) is None
+
+
+@pytest.mark.parametrize('file, other', [('solve/solver.py', True), ('solve/windows.py', True), ('dsl/ops.py', True), ('evaluate/evaluation.py', False), ('solve/library.py', False)])
+def test_the_stamp_is_another_one_after_a_change_of_what_the_solver_is_made_of(file, other, tmp_path, monkeypatch):
+    "And of nothing else."
+    def copied(name):
+        shutil.copytree(PACKAGE, tmp_path/name/'arc_jepa', ignore=shutil.ignore_patterns('__pycache__'))
+        monkeypatch.setattr(solver_module, 'PACKAGE', tmp_path/name/'arc_jepa')
+        return tmp_path/name/'arc_jepa'
+    copied('before')
+    before = solver_stamp()
+    with open(copied('after')/file, 'a') as source: source.write('# changed\n')
+    assert (solver_stamp() != before) == other

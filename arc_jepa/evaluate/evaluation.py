@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
-from ..compiled import source_stamp
 from ..config import read_json_lines, write_atomic
 from ..grid import N_COLOURS, Pair, Task
 from ..generate.generator import sample_batch
 from ..progress import ticking
-from ..solve import solver
 from ..solve.guidance import Guidance, variants_of
 from ..solve.library import behaviour
-from ..solve.solver import ENGINES, Solution, default_workers, solve, warm_up
+from ..solve.solver import ENGINES, Solution, default_workers, solve, solver_stamp, warm_up
 from ..statistics import as_number, geometric_ratio, sign_test, wilson_interval
 
 # %% auto #0
@@ -150,9 +148,6 @@ def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior
             'solved_by': {engine: sum(s.engines[k] == engine for k, s in right) for engine in ENGINES}, 'prior': prior}
 
 # %% ../../nbs/50_evaluation.ipynb #500043
-@lru_cache(maxsize=1)
-def _solver_stamp() -> str: return source_stamp(Path(solver.__file__))
-
 class Journal:
     "Solutions that were found, a line each in a JSON-lines file, so that an evaluation goes on after a kill; None keeps nothing. A solution is found again by the task's content, the prior, the budget, and all code that the solver is made of."
     def __init__(self, path: Path | str | None):
@@ -165,7 +160,7 @@ class Journal:
         "From the file, or found now and written there."
         if not self.path: return solve(task, budget, max_nodes, guidance, prior)
         weights = b'' if prior is None else np.ascontiguousarray(prior, float).tobytes()       # None, the uniform prior, as an array would be an address, another one in each process
-        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, _solver_stamp()], sort_keys=True).encode() + weights).hexdigest()
+        key = hashlib.sha256(json.dumps([task.hide_test_outputs().to_json(), budget, max_nodes, guidance.name, solver_stamp()], sort_keys=True).encode() + weights).hexdigest()
         if key not in self.found:
             solution = solve(task, budget, max_nodes, guidance, prior)
             with self.lock, open(self.path, 'a', encoding='utf8') as file: file.write(json.dumps(dict(key=key, solution=solution.to_json())) + '\n')

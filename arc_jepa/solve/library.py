@@ -17,22 +17,21 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from ..compiled import PACKAGE, source_stamp
+from ..compiled import PACKAGE
 from ..config import only_one
-from ..content import task_keys
+from ..content import key_texts, task_keys
 from ..datasets import DATASET_NAMES, DatasetError, load_tasks, parse_json
 from ..grid import GridError, Pair, Task
 from ..dsl.program import Failure, Program, ProgramError, as_program, description_length, parse, reproduces, run_value
 from ..dsl.types import VALUE_BYTES, value_bytes
 from ..generate.scenes import FAMILIES, draw_scene, seed_state
 from ..progress import ticking
-from . import solver
 from .guidance import Guidance
-from .solver import Solution, default_workers, solve, warm_up
+from .solver import Solution, default_workers, solve, solver_stamp, warm_up
 
 # %% auto #0
-__all__ = ['PROGRAMS', 'UNSOLVED', 'behaviour', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library', 'is_reported',
-           'verified', 'grow_library']
+__all__ = ['ORIGINS', 'PROGRAMS', 'UNSOLVED', 'behaviour', 'rule_key', 'Solved', 'Entry', 'distinct', 'LibraryError', 'Library',
+           'is_reported', 'verified', 'grow_library']
 
 # %% ../../nbs/48_library.ipynb #480005
 @lru_cache(maxsize=1)
@@ -52,7 +51,14 @@ def behaviour(program: Program | str | np.ndarray) -> tuple | None:
     if sum(not isinstance(r, Failure) for r in results) < 2: return None
     return tuple(None if isinstance(r, Failure) else r[:value_bytes(r)].tobytes() for r in results)
 
+def rule_key(program: Program | str) -> str:
+    "64 hexadecimal digits, the same for programs with one `behaviour`; of one that has none, for those that are spelled alike."
+    does = behaviour(program)
+    return hashlib.sha256(repr(str(program) if does is None else does).encode()).hexdigest()
+
 # %% ../../nbs/48_library.ipynb #480008
+ORIGINS = 'search', 'hand'              # who found a program
+
 @dataclass(frozen=True)
 class Solved:
     "A task, and a program that gives all of its outputs that are known."
@@ -60,7 +66,7 @@ class Solved:
     program: Program
     key: str                            # of the task's content: the same in any symmetry and in other colours
     tasks: str                          # the set that the task is from
-    engine: str = 'not known'           # what found the program
+    engine: str = 'not known'           # what found the program: an engine of the solver, or for a line of text one of `ORIGINS`
     programs_tested: int | None = None
     seconds: float | None = None        # CPU seconds
 
@@ -69,19 +75,20 @@ class Solved:
         "Length of the program without any knowledge of the task: what guidance it was found with does not matter."
         return description_length(self.program)
 
+    @property
+    def origin(self) -> str:
+        "Who found the program, one of `ORIGINS` or 'not known'; what an engine of the solver found, the search did."
+        return self.engine if self.engine in (*ORIGINS, 'not known') else 'search'
+
 @dataclass(frozen=True)
 class Entry:
     "One behaviour: the shortest program that has it, and the tasks that this program solves, its own first."
     program: Program
     solved: tuple[Solved, ...]
 
-def _what_it_does(text: str) -> bytes:
-    does = behaviour(text)
-    return hashlib.sha256(repr(text if does is None else does).encode()).digest()
-
 def distinct(solved: Sequence[Solved]) -> list[Entry]:
     "Each behaviour once, those that solve the most tasks first."
-    does, groups = {text: _what_it_does(text) for text in {str(s.program) for s in solved}}, {}
+    does, groups = {text: rule_key(text) for text in {str(s.program) for s in solved}}, {}
     for s in sorted(solved, key=lambda s: (s.bits, str(s.program))):
         entries = groups.setdefault(does[str(s.program)], [])
         joined = next((entry for entry in entries if reproduces(entry[0].program, s.task)), None)
@@ -134,30 +141,28 @@ def _read_directory(directory: Path) -> tuple[list[Solved], list[str]]:
     return list(solved.values()), [said for key, said in dropped if key not in solved]
 
 # %% ../../nbs/48_library.ipynb #480014
-def _read_lines(path: Path) -> dict[str, tuple[str, Program]]:
-    "FILE:LINE and program by the name of the task."
-    programs: dict[str, tuple[str, Program]] = {}
+def _read_lines(path: Path) -> dict[str, tuple[str, Program, str]]:
+    "FILE:LINE, program and who found it, by the name of the task."
+    programs: dict[str, tuple[str, Program, str]] = {}
     for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
-        name, text = (line.split(None, 1) + ['', ''])[:2]
-        if not name or name.startswith('#'): continue
+        words, mark, origin = line.partition('#')
+        name, text = (words.split(None, 1) + ['', ''])[:2]
+        if not name: continue
         if not text: raise LibraryError(f'{path}:{number}: no program after the name {name}')
         if name in programs: raise LibraryError(f'{path}:{number}: {name} occurs twice')
-        try: programs[name] = f'{path}:{number}', parse(text.strip())
+        if mark and origin.strip() not in ORIGINS: raise LibraryError(f'{path}:{number}: # {origin.strip()} does not say who found the program of {name}; right would be # {" or # ".join(ORIGINS)}')
+        try: programs[name] = f'{path}:{number}', parse(text.strip()), origin.strip() or 'not known'
         except ProgramError as error: raise LibraryError(f'{path}:{number}: {error}') from error
     return programs
 
 def _read_text(path: Path, name: str) -> list[Solved]:
     "The lines of `path` with their tasks, which are in the set `name`."
     programs, tasks = _read_lines(path), load_tasks(name)
-    for id, (where, program) in programs.items():
+    for id, (where, program, _) in programs.items():
         if id not in tasks: raise LibraryError(f'{where}: no task {id} in {name}')
         if not reproduces(program, tasks[id]): raise LibraryError(f'{where}: {program} does not give the outputs of {id}')
-    keys = _key_texts([tasks[id] for id in programs])
-    return [Solved(tasks[id], program, key, name) for key, (id, (_, program)) in zip(keys, programs.items())]
-
-def _key_texts(tasks: Sequence[Task]) -> list[str]:
-    "The content of each task in 32 hexadecimal digits, as `content_key` gives it."
-    return ['{:016x}{:016x}'.format(*key) for key in task_keys(tasks).tolist()]
+    keys = key_texts(task_keys([tasks[id] for id in programs]))
+    return [Solved(tasks[id], program, key, name, origin) for key, (id, (_, program, origin)) in zip(keys, programs.items())]
 
 # %% ../../nbs/48_library.ipynb #480015
 class Library:
@@ -209,11 +214,11 @@ _EVALUATION = tuple(name for name in DATASET_NAMES if name.endswith('/evaluation
 _REPORTING = 'a library is learned from, and evaluation tasks are for reporting; right would be arc1/training, or a manifest of generated tasks'
 
 @lru_cache(maxsize=1)
-def _evaluation_keys() -> frozenset[str]: return frozenset(key for name in _EVALUATION for key in _key_texts(load_tasks(name)))
+def _evaluation_keys() -> frozenset[str]: return frozenset(key for name in _EVALUATION for key in key_texts(task_keys(load_tasks(name))))
 
 def is_reported(tasks: Sequence[Task]) -> list[bool]:
     "Is each task the same as one of an evaluation split? Nothing may be learned from those."
-    return [key in _evaluation_keys() for key in _key_texts(tasks)]
+    return [key in _evaluation_keys() for key in key_texts(task_keys(tasks))]
 
 @dataclass(frozen=True)
 class _Asked:
@@ -230,7 +235,7 @@ def _to_learn_from(sets: Sequence[str]) -> _Asked:
     for name in sets:
         tasks = list(load_tasks(name))
         if not tasks: raise ValueError(f'{name}: has no tasks')
-        keys, reported = _key_texts(tasks), is_reported(tasks)
+        keys, reported = key_texts(task_keys(tasks)), is_reported(tasks)
         if all(reported): raise ValueError(f'{name}: has nothing but tasks of evaluation splits; {_REPORTING}')
         left_out += sum(reported)
         for key, task, report in zip(keys, tasks, reported):
@@ -292,9 +297,6 @@ class _File:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             finally: os.close(file)
 
-@lru_cache(maxsize=1)
-def _solver_stamp() -> str: return source_stamp(Path(solver.__file__))[:16]
-
 def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',), max_nodes: int | None = 20_000, budget: float | None = None, guidance=None, workers: int | None = None, progress: bool = True) -> tuple[Library, dict]:
     """Solve the tasks of `sets` that have no program in the library of `directory` and were not tried in vain with as much, and keep what can be verified; returns the library, and as plain numbers what was done and what there is (`Library.summary`).
 
@@ -308,7 +310,7 @@ def grow_library(directory: Path | str, sets: Sequence[str] = ('arc1/training',)
             warm_up()                                  # compiled once, before threads ask for it
             source.warm_up()
         with ticking(f'reading {directory}', progress, leave=False): library = Library(directory)
-        limits = _Limits(max_nodes, budget, _stamp_of(source), _solver_stamp())
+        limits = _Limits(max_nodes, budget, _stamp_of(source), solver_stamp())
         known, in_vain = {s.key for s in library.solved}, _tried_in_vain(directory, limits)
         todo = {key: found for key, found in asked.tasks.items() if key not in known and key not in in_vain}
         kept, seconds = _solve_each(todo, source, limits, programs, unsolved, workers, progress) if todo else ([], 0.0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import write_atomic
-from ..content import task_keys
+from ..content import key_texts, task_keys
 from ..grid import N_COLOURS, Pair, Task, pack
 from ..dsl.ops import N_OPS, OPS, op_table_hash
 from ..dsl.program import Program, check, from_array, run_program
@@ -30,15 +30,15 @@ from ..jepa.tokens import N_STATISTICS, pair_statistics, tokenize
 from ..progress import ticking
 from ..statistics import bootstrap_mean
 from .guidance import Guidance
-from .library import Library, behaviour, is_reported
-from .search import DEDUCED, FLOOR
+from .library import ORIGINS, Library, is_reported, rule_key
+from .search import DEDUCED, FLOOR, OPERANDS, instructions_for
 
 # %% auto #0
 __all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'EPOCHS', 'RECOLOURED', 'EXECUTED',
-           'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_WEIGHT', 'labels', 'Lessons', 'examples_of', 'keys_of',
-           'folds_of', 'generated_lessons', 'library_lessons', 'hindsight_lessons', 'features', 'Head',
-           'RecognitionModel', 'lessons_from', 'teach', 'bits_a_step', 'worth_of', 'format_worth', 'save_recognition',
-           'has_recognition', 'load_recognition']
+           'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_WEIGHT', 'SOURCES', 'labels', 'Lessons', 'examples_of',
+           'origins_of', 'keys_of', 'folds_of', 'generated_lessons', 'library_lessons', 'hindsight_lessons', 'features',
+           'Head', 'RecognitionModel', 'lessons_from', 'teach', 'bits_a_step', 'in_reach', 'worth_of', 'format_worth',
+           'worth_of_sources', 'save_recognition', 'has_recognition', 'load_recognition']
 
 # %% ../../nbs/49_recognition.ipynb #490005
 CHOICE = np.zeros((len(Type) + 1, N_OPS), bool)        # what can be chosen, by the type of the value
@@ -70,6 +70,11 @@ def examples_of(libraries: Sequence[Library]) -> list[tuple[Task, Program]]:
     found = {(key, str(program)): (task, program) for library in libraries for key, task, program in library.examples()}
     return [example for example, reported in zip(found.values(), is_reported([task for task, _ in found.values()])) if not reported]
 
+def origins_of(examples: Sequence[tuple[Task, Program]], libraries: Sequence[Library]) -> list[str]:
+    "Who found the program of each example (one of `ORIGINS`, or 'not known'); what the search found in one library, it found."
+    found = {str(s.program): s.origin for origin in ('not known', *reversed(ORIGINS)) for library in libraries for s in library.solved if s.origin == origin}
+    return [found[str(program)] for _, program in examples]
+
 FOLDS = 5
 LESSON_SEED = 500_000_000       # of generated lessons: far from the seeds of training, and below `HELD_OUT_SEED`
 
@@ -79,7 +84,7 @@ def keys_of(tasks: Sequence[Task]) -> np.ndarray:
 
 def folds_of(examples: Sequence[tuple[Task, Program]]) -> list[int]:
     "The fold of each example. Examples with one task, or with programs that do the same, are in one fold; the folds are about equal."
-    places = [list(map(tuple, keys_of([task for task, _ in examples]).tolist())), [behaviour(program) or str(program) for _, program in examples]]
+    places = [key_texts(keys_of([task for task, _ in examples])), [rule_key(program) for _, program in examples]]
     number = {place: k for k, place in enumerate(dict.fromkeys(places[0] + places[1]))}
     links = np.array([(i, number[place]) for column in places for i, place in enumerate(column)], int).reshape(-1, 2)
     group = connected_components(coo_array((np.ones(len(links)), (links[:, 0], len(examples) + links[:, 1])), shape=(len(examples) + len(number),) * 2), directed=False)[1][:len(examples)]
@@ -218,8 +223,8 @@ DESCRIPTION, SUFFIX = 'recognition_{}.json', '.safetensors'
 class RecognitionModel:
     """A source of priors for `Guidance`: `priors(tasks)` gives float[len(Type) + 1, N_OPS] each, p(operation | demonstrations, type).
 
-    Made by `teach` or `load_recognition`. `known`: for the key of each task whose program was a lesson (`keys_of`), which head has not seen it and answers."""
-    def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, known: dict[tuple[int, int], int]):
+    Made by `teach` or `load_recognition`. `known`: for the key of each task whose program was a lesson (`keys_of`, as text), which head has not seen it and answers."""
+    def __init__(self, jepa: Jepa, heads: Sequence[Head], reads: str, known: dict[str, int]):
         self.jepa, self.heads, self.reads, self.known = jepa, list(heads), reads, known
 
     @property
@@ -234,7 +239,7 @@ class RecognitionModel:
             x = torch.from_numpy(features(self.jepa, [task.demonstrations for task in tasks], self.reads))
             row, kind = torch.arange(len(x)).repeat_interleave(len(CHOICE)), torch.arange(len(CHOICE)).repeat(len(x))
             p = torch.stack([head(x, row, kind).exp().view(len(x), *CHOICE.shape) for head in self.heads]).nan_to_num(0).double().numpy()        # heads × tasks × types × operations
-        folds = [self.known.get(tuple(key)) for key in keys_of(tasks).tolist()]
+        folds = [self.known.get(key) for key in key_texts(keys_of(tasks))]
         return [p[:, i].mean(0) if fold is None else p[fold, i].copy() for i, fold in enumerate(folds)]
 
 # %% ../../nbs/49_recognition.ipynb #490017
@@ -242,20 +247,25 @@ GENERATED, EPOCHS = 40_000, 5
 RECOLOURED, EXECUTED = 6, 20             # lessons: of each task of the library in other colours, of each of its programs on other inputs; fewer of each where there are many
 MOST_RECOLOURED, MOST_EXECUTED = 3_000, 6_000
 LIBRARY_WEIGHT = 4_000                   # of all lessons of the library together; a generated one weighs 1
+SOURCES = 'generated', 'library', 'recoloured', 'hindsight'          # recoloured: the tasks of the library in other colours too, so nothing without the library
 
-def lessons_from(examples: Sequence[tuple[Task, Program]], generated: int = GENERATED, seed: int = 0) -> Lessons:
-    "All lessons: generated ones, those of the library, and those of hindsight."
+def lessons_from(examples: Sequence[tuple[Task, Program]], generated: int = GENERATED, seed: int = 0, sources: Sequence[str] = SOURCES) -> Lessons:
+    "Lessons from all `sources`: generated ones, those of the library, in other colours too, and those of hindsight."
+    if unknown := set(sources) - set(SOURCES): raise ValueError(f'lessons come from {", ".join(SOURCES)}, not {sorted(unknown)[0]!r}')
     rng, n, folds = np.random.default_rng(seed), max(len(examples), 1), folds_of(examples)
-    return (generated_lessons(generated, seed) + library_lessons(examples, folds, min(RECOLOURED, MOST_RECOLOURED // n), LIBRARY_WEIGHT, rng)
-            + hindsight_lessons(examples, folds, min(EXECUTED, -(-MOST_EXECUTED // n)), rng))
+    recoloured = min(RECOLOURED, MOST_RECOLOURED // n) if 'recoloured' in sources else 0
+    lessons = generated_lessons(generated, seed) if 'generated' in sources else Lessons([], [], [], [])
+    if 'library' in sources: lessons += library_lessons(examples, folds, recoloured, LIBRARY_WEIGHT, rng)
+    if 'hindsight' in sources: lessons += hindsight_lessons(examples, folds, min(EXECUTED, -(-MOST_EXECUTED // n)), rng)
+    return lessons
 
-def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[str] = READS, generated: int = GENERATED, epochs: int = EPOCHS, seed: int = 0, progress: bool = True) -> dict[str, RecognitionModel]:
+def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[str] = READS, generated: int = GENERATED, epochs: int = EPOCHS, seed: int = 0, progress: bool = True, sources: Sequence[str] = SOURCES) -> dict[str, RecognitionModel]:
     "Recognition models for each of `reads`, from generated tasks and `examples` (published or synthetic tasks with their programs); a function of its arguments. The JEPA stays as it is."
     if unknown := set(reads) - set(READS): raise ValueError(f'a recognition model reads {" or ".join(READS)}, not {sorted(unknown)[0]!r}')
-    with ticking('lessons', progress, leave=False): lessons = lessons_from(examples, generated, seed)
+    with ticking('lessons', progress, leave=False): lessons = lessons_from(examples, generated, seed, sources)
     everything = features(jepa, lessons.tasks, 'fused' if 'fused' in reads else 'statistics', progress)
     named, folds, models = _Labels(lessons), torch.tensor(lessons.folds), {}
-    known = dict(zip(map(tuple, keys_of([task for task, _ in examples]).tolist()), folds_of(examples)))
+    known = dict(zip(key_texts(keys_of([task for task, _ in examples])), folds_of(examples)))
     for name in reads:
         x, heads = torch.from_numpy({'fused': everything, 'statistics': everything[:, :2 * N_STATISTICS], 'nothing': np.ones((len(everything), 1), np.float32)}[name]), []
         for fold in range(FOLDS):
@@ -275,19 +285,51 @@ def bits_a_step(priors: Sequence[np.ndarray | None], programs: Sequence[Program]
         if steps: found[i] = np.mean([-np.log2((1 - floor) * rows[kind, op] / max(rows[kind].sum(), 1e-300) + floor / CHOICE[kind].sum()) for kind, op in steps])
     return found
 
-def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]]) -> dict:
-    "Mean `bits_a_step` of the programs of `examples` for every source of priors there is (models answer with the heads that have not seen the program), of how many programs, and what the last source saves against its floor, the one before: mean of the differences with its 95 % bootstrap interval."
+def in_reach(program: Program, task: Task) -> bool:
+    "Can the search take every step of `program` in this task, but for a colour map at the end, which it computes? Those of other engines it cannot, nor programs in arguments that are not in its list."
+    menu = instructions_for(task)
+    offered, operands = set(map(tuple, np.column_stack([menu.op, menu.arguments, menu.operand]).tolist())), {str(operand): k for k, operand in enumerate(OPERANDS)}
+    def as_instruction(step):
+        numbers = [operands.get(str(a)) if isinstance(a, Program) else a for a in step.arguments]
+        scalars, operand = numbers[:len(step.op.scalars)], numbers[-1] if step.op.operand else -1
+        scalars = [-1 - number if isinstance(a, Program) and number is not None else number for a, number in zip(step.arguments, scalars)]
+        return (step.op.number, *(scalars + [0, 0])[:2], operand)
+    deduced = program.steps[-1].op.name == 'map_colours'
+    return all(as_instruction(step) in offered for step in program.steps[:len(program.steps) - deduced])
+
+def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]], origins: Sequence[str] | None = None) -> dict:
+    """Mean `bits_a_step` of the programs of `examples` for every source of priors there is (models answer with the heads that have not seen the program), of how many programs, and what the last source saves against its floor, the one before: mean of the differences with its 95 % bootstrap interval.
+
+    `parts` has the same means of the programs that are `in_reach` of the search, and, with `origins`, of those that it found and that were written by hand."""
     tasks, sources = [task for task, _ in examples], list(map(Guidance, (None, 'frequency', jepa, *(models[name] for name in reversed(READS) if name in models))))
     bits = np.stack([bits_a_step(source.priors(tasks), [program for _, program in examples]) for source in sources])
-    bits = bits[:, np.isfinite(bits).all(0)]
-    return {'programs': bits.shape[1], 'bits_a_step': {source.name: float(b.mean()) for source, b in zip(sources, bits)},
+    judged = np.isfinite(bits).all(0)
+    parts = {'in reach of the search': np.array([in_reach(program, task) for task, program in examples], bool), **({name: np.array(origins) == origin for name, origin in (('found by search', 'search'), ('written by hand', 'hand'))} if origins is not None else {})}
+    parts = {name: bits[:, judged & part] for name, part in parts.items() if (judged & part).any()}
+    bits = bits[:, judged]
+    def means(some): return {source.name: float(b.mean()) for source, b in zip(sources, some)}
+    return {'programs': bits.shape[1], 'bits_a_step': means(bits), 'parts': {name: {'programs': some.shape[1], 'bits_a_step': means(some)} for name, some in parts.items()},
             'saved': dict(zip(('value', 'low', 'high'), bootstrap_mean(bits[-2] - bits[-1])), source=sources[-1].name, floor=sources[-2].name)}
 
 def format_worth(worth: dict) -> str:
     "For people."
-    saved = worth['saved']
-    return '\n'.join([f'bits a step of {worth["programs"]} programs, by what their tasks suggest (taught ones by heads that have seen neither):', *(f'  {name:26s}{bits:.2f}' for name, bits in worth['bits_a_step'].items()),
+    saved, columns = worth['saved'], {'all': worth, **worth['parts']}
+    rows = [('', columns), ('programs', [str(part['programs']) for part in columns.values()]), *((source, [f'{part["bits_a_step"][source]:.2f}' for part in columns.values()]) for source in worth['bits_a_step'])]
+    return '\n'.join([f'bits a step of {worth["programs"]} programs, by what their tasks suggest (taught ones by heads that have seen neither):',
+                      *(f'  {first:26s}' + '  '.join(text.rjust(max(len(name), 4)) for text, name in zip(texts, columns)) for first, texts in rows),
                       f'  {saved["source"]} saves {saved["value"]:.2f} against {saved["floor"]} (95 % interval {saved["low"]:.2f} to {saved["high"]:.2f})'])
+
+# %% ../../nbs/49_recognition.ipynb #490031
+def worth_of_sources(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: str = 'fused', generated: int = GENERATED, seed: int = 0, progress: bool = True) -> dict:
+    "Teach from all `SOURCES`, without one of them at a time (without the library neither as it is nor recoloured), and from generated tasks alone: for each the mean `bits_a_step` of the programs of `examples`, and what is lost against all, mean of the differences with its 95 % bootstrap interval."
+    from tqdm import tqdm
+    taught = {'all': SOURCES, **{f'without {name}': tuple(source for source in SOURCES if source != name) for name in SOURCES}, 'generated alone': SOURCES[:1]}
+    tasks, programs, bits = [task for task, _ in examples], [program for _, program in examples], {}
+    for name in tqdm(taught, desc='teaching', disable=not progress):
+        bits[name] = bits_a_step(teach(jepa, examples, [reads], generated, seed=seed, progress=False, sources=taught[name])[reads].priors(tasks), programs)
+    judged = np.isfinite(bits['all'])
+    return {'reads': reads, 'generated': generated, 'seed': seed, 'programs': int(judged.sum()),
+            'sources': {name: {'bits_a_step': float(b[judged].mean()), 'lost': dict(zip(('value', 'low', 'high'), bootstrap_mean((b - bits['all'])[judged])))} for name, b in bits.items()}}
 
 # %% ../../nbs/49_recognition.ipynb #490027
 def _digest(jepa: Jepa) -> str:
@@ -315,7 +357,7 @@ def save_recognition(models: dict[str, RecognitionModel], run_dir: Path | str) -
     for name, model in models.items():
         weights = to_bytes({f'{k}.{key}': value.contiguous() for k, head in enumerate(model.heads) for key, value in head.state_dict().items()})
         path = Path(run_dir)/DESCRIPTION.format(name)
-        about = {'made_for': _made_for(model.jepa, name), 'weights': hashlib.sha256(weights).hexdigest(), 'known': {f'{a:016x}{b:016x}': fold for (a, b), fold in model.known.items()}}
+        about = {'made_for': _made_for(model.jepa, name), 'weights': hashlib.sha256(weights).hexdigest(), 'known': model.known}
         write_atomic(path.with_suffix(SUFFIX), weights)
         write_atomic(path, json.dumps(about | {'signature': _signed(about)}, indent=1) + '\n')
 
@@ -342,5 +384,5 @@ def load_recognition(run_dir: Path | str, jepa: Jepa | None = None) -> dict[str,
             state = {key.split('.', 1)[1]: value for key, value in tensors.items() if key.startswith(f'{k}.')}
             heads.append(Head(len(state['mean'])).eval())
             heads[-1].load_state_dict(state)
-        models[name] = RecognitionModel(jepa, heads, name, {(int(key[:16], 16), int(key[16:], 16)): fold for key, fold in about['known'].items()})
+        models[name] = RecognitionModel(jepa, heads, name, about['known'])
     return models

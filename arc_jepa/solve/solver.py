@@ -25,7 +25,7 @@ from .windows import windows
 # %% auto #0
 __all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'EXTRA_SHARE',
            'PLAIN_SHARE', 'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers',
-           'warm_up', 'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
+           'warm_up', 'Span', 'Solution', 'solve', 'show_timeline', 'default_workers', 'solver_stamp']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -264,3 +264,10 @@ def default_workers() -> int:
     "Threads that solve at once: no more than the cores that this process may run on, and than fit into `MEMORY`."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, min(cores, (MEMORY - BASE_MEMORY) // WORKER_MEMORY))
+
+# %% ../../nbs/47_solver.ipynb #470051
+from ..compiled import PACKAGE, source_stamp
+
+def solver_stamp() -> str:
+    "64 hexadecimal digits, others after any change of the code that the solver is made of."
+    return source_stamp(PACKAGE/'solve'/'solver.py')
