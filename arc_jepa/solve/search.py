@@ -18,8 +18,8 @@ from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_gr
 # %% auto #0
 __all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'WEIGHT', 'MAX_WEIGHT', 'LEVEL', 'COST', 'STATE',
            'INSTRUCTION', 'TESTED', 'STATES', 'USED', 'FOUND', 'FULL', 'AT_FIRST', 'MAX_LEVEL', 'IDENTITY_MAP',
-           'MAP_BITS', 'IMAGE_BITS', 'CHUNK', 'Instructions', 'instructions_for', 'instruction_costs', 'Menu', 'Goal',
-           'Memory', 'Position', 'run_search', 'Candidate', 'Search']
+           'COLOUR_MAP_BITS', 'IMAGE_BITS', 'CHUNK', 'Instructions', 'instructions_for', 'instruction_costs', 'Menu',
+           'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'Search']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
@@ -300,7 +300,7 @@ class Candidate:
     wrong: int = 0           # cells of the demonstrations' outputs that it has wrong
 
 # %% ../../nbs/40_search.ipynb #400042
-MAP_BITS = 4.0                           # the step `map_colours`
+COLOUR_MAP_BITS = 4.0                    # the step `map_colours`
 IMAGE_BITS = float(2 * np.log2(10))      # a colour that it changes, and into what
 
 def _unpredicted(grids: list[np.ndarray], images: np.ndarray) -> int:
@@ -312,7 +312,7 @@ def _with_map(candidate: Candidate, colours: int, demonstrations: list[np.ndarra
     "A candidate whose grids on the demonstrations fit up to the packed colour map, with that as its last step."
     images = np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
     changes = int((images != np.arange(10)).sum())
-    return replace(candidate, program=candidate.program + Program((Step(OP_BY_NAME['map_colours'], (colours,)),)), bits=candidate.bits + MAP_BITS + IMAGE_BITS * changes,
+    return replace(candidate, program=candidate.program + Program((Step(OP_BY_NAME['map_colours'], (colours,)),)), bits=candidate.bits + COLOUR_MAP_BITS + IMAGE_BITS * changes,
                    answers=tuple(images[a] for a in candidate.answers), missed=_unpredicted(demonstrations, images))
 
 # %% ../../nbs/40_search.ipynb #400063
