@@ -15,8 +15,8 @@ from .search import UNITS_PER_BIT, Candidate, Search
 from .windows import worth_saying
 
 # %% auto #0
-__all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'A_SIDE', 'MAX_BODY',
-           'EFFORT', 'STEP_EFFORT', 'branches', 'repeats', 'one_step_more']
+__all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'A_SIDE', 'STEP_EFFORT',
+           'MAX_BODY', 'EFFORT', 'branches', 'repeats', 'one_step_more']
 
 # %% ../../nbs/44_branches.ipynb #442007
 MAX_PAIRS = 62                       # bits of a word, without its sign
@@ -83,6 +83,7 @@ def _cheapest(right_on, wanted):
         if right_on[i] & wanted == wanted: return i
     return -1
 
+# %% ../../nbs/44_branches.ipynb #442041
 @jit
 def _count_missed(right_on, grid_bits, truths, condition_bits, step_bits, n_demonstrations):
     "How many demonstrations the cheapest program for the others has wrong."
@@ -102,8 +103,6 @@ def _count_missed(right_on, grid_bits, truths, condition_bits, step_bits, n_demo
     return missed
 
 # %% ../../nbs/44_branches.ipynb #442016
-MAX_ANSWERS, MAX_TRIED, A_SIDE = 8, 64, 4         # A_SIDE: cheapest grids for each branch of a condition
-
 def _shared(search: Search, states: tuple[int, ...]) -> int:
     "The last grid that the chains to all of `states` go through."
     return max(s for s in set.intersection(*(set(search.chain(state)) for state in states)) if search.kinds[s] == GRID)
@@ -112,6 +111,9 @@ def _body(search: Search, state: int, start: int) -> Program:
     "The steps that lead from `start` to `state`, inside a control operation."
     steps = search.program(state).steps[len(search.program(start).steps):]
     return Program(steps, '' if steps else 'here')
+
+# %% ../../nbs/44_branches.ipynb #442044
+MAX_ANSWERS, MAX_TRIED, A_SIDE = 8, 64, 4         # A_SIDE: cheapest grids for each branch of a condition
 
 def _candidate(search: Search, engine: str, program: Program, bits: float, missed: int) -> Candidate | None:
     "The candidate, if the program runs and gives all demonstrations."
@@ -126,6 +128,7 @@ def _triples(right_on, grids, truths, conditions, n_demonstrations):
         yes, no = truth & everywhere, ~truth & everywhere
         yield from ((condition, a, b) for a, b in product(grids[right_on & yes == yes][:A_SIDE].tolist(), grids[right_on & no == no][:A_SIDE].tolist()))
 
+# %% ../../nbs/44_branches.ipynb #442046
 def branches(search: Search) -> list[Candidate]:
     "What two states of `search` give together that is the output of every demonstration, one where a third is yes and the other where it is no: the cheapest program for each answer, at most `MAX_ANSWERS`, cheapest first."
     n_demonstrations = len(search.task.demonstrations)
@@ -144,10 +147,6 @@ def branches(search: Search) -> list[Candidate]:
     return list(found.values())
 
 # %% ../../nbs/44_branches.ipynb #442022
-MAX_BODY = 4                         # steps
-EFFORT = 10_000_000                  # cells that are handled in one look
-STEP_EFFORT = 50                     # what a step costs on no cells, in cells
-
 @jit
 def _place(memory, state_offset, k):
     "Where value number k of those behind each other lies."
@@ -169,6 +168,7 @@ def _has_the_way(memory, goal, start, state):
         a, b = a + value_bytes(memory.arena[a:]), b + value_bytes(memory.arena[b:])
     return True
 
+# %% ../../nbs/44_branches.ipynb #442050
 @jit
 def _round(addresses, menu, memory, body, k, values, here, work):
     "Run the instructions of `body`, the last first, on pair k from `values[here]`; returns where the result is among the other two values, −1 if one fails."
@@ -181,6 +181,9 @@ def _round(addresses, menu, memory, body, k, values, here, work):
         if menu.operand[i] >= 0: other = pointer(memory.arena, _place(memory, memory.operand_offset[menu.operand[i]], k))
         if call_kernel(addresses[menu.op[i]], pointer(values[source], 0), other, pointer(values[at], 0), pointer(work, 0), a, menu.arguments[i, 1]) != OK: return -1
     return at
+
+# %% ../../nbs/44_branches.ipynb #442053
+STEP_EFFORT = 50                     # what a step costs on no cells, in cells
 
 @jit
 def _rounds(addresses, menu, memory, goal, state, body, k, values, work, effort):
@@ -204,6 +207,10 @@ def _repeated(addresses, menu, memory, goal, state, body, values, work, effort):
         if rounds < 0: return -1
         more += rounds > 1
     return more
+
+# %% ../../nbs/44_branches.ipynb #442056
+MAX_BODY = 4                         # steps
+EFFORT = 10_000_000                  # cells that are handled in one look
 
 @jit
 def _find_repeats(addresses, menu, memory, goal, first, n_states, programs, found, values, work):
@@ -252,6 +259,7 @@ def _stepped(addresses, menu, memory, goal, state, i, right, values, work, effor
             elif not wanted: return 0
     return stepped
 
+# %% ../../nbs/44_branches.ipynb #442060
 @jit
 def _find_steps(addresses, menu, memory, goal, right_on, grids, steps, programs, found, values, work):
     "Write (which grid, instruction, demonstrations that it gives) of `steps` that put right what a grid has wrong to `found`, those of one grid after the other. Returns how many, and how many steps were tested: at most `programs`."
@@ -279,6 +287,7 @@ def _ways(stepped: int, right: int, truths: np.ndarray, conditions: np.ndarray, 
         for where_no, yes in ((False, truth & everywhere), (True, ~truth & everywhere)):
             if not yes & ~stepped and not everywhere & ~yes & ~right: yield condition, where_no
 
+# %% ../../nbs/44_branches.ipynb #442064
 def one_step_more(search: Search, programs: int = 1_000) -> tuple[list[Candidate], int]:
     "Programs `kept | if(condition, step, here)` that give all demonstrations, the cheapest for each answer, and how many steps were tested: at most `programs`."
     n_demonstrations = len(search.task.demonstrations)
