@@ -39,6 +39,7 @@ def _parts(objects: tuple[np.ndarray, np.ndarray], pair: Pair) -> list[Pair] | N
         outside[box] = pair.output[box]
     return parts if np.array_equal(outside, pair.output) else None
 
+# %% ../../nbs/43_objectwise.ipynb #430118
 def _key(grid: np.ndarray) -> tuple: return grid.shape, grid.tobytes()
 
 def _largest(parts: dict[tuple, Pair]) -> tuple[Pair, ...]: return tuple(sorted(parts.values(), key=lambda part: -part.input.size)[:MAX_PARTS])
@@ -79,6 +80,7 @@ def _mapped(segmentation: Program, body: Candidate, task: Task, tested: int) -> 
     answers = run_on_task(program, task)[n:]
     return Candidate(program, OBJECT_MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', _missed(segmentation, body, task)) if all(isinstance(a, np.ndarray) for a in answers) else None
 
+# %% ../../nbs/43_objectwise.ipynb #430120
 def _search_bodies(search: Search, segmentation: Program, task: Task, looks: Sequence[Callable[[Search], list[Candidate]]], programs: int, seconds: float) -> list[Candidate]:
     "Candidates for the whole task from a search on one part task, until one misses nothing."
     end, found, seen, going_on = time.thread_time() + seconds, [], 0, True

@@ -54,6 +54,7 @@ def _choices(op: Op, allowed: dict[str, set[int]]) -> list[tuple[int, int, int]]
     operands = _operands(op.operand.accepts) if op.operand else [-1]
     return [(a, b, k) for a in first for b in second for k in operands if not (op.name == 'replace' and a == b or op.name == 'swap' and a >= b)]
 
+# %% ../../nbs/40_search.ipynb #400079
 def instructions_for(task: Task) -> Instructions:
     "The instructions that the colours of `task` admit."
     readable, writable = _task_colours(task)
@@ -186,6 +187,7 @@ def _cells_left(arena, at, goal):
         at += value_bytes(arena[at:])
     return left / goal.n_demonstrations
 
+# %% ../../nbs/40_search.ipynb #400080
 @jit
 def _file(memory, goal, state, level, weight):
     "Put a state at the end of its level, which is none before `level`; returns it."

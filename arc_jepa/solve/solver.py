@@ -24,8 +24,8 @@ from .windows import windows
 
 # %% auto #0
 __all__ = ['DOUBT', 'WRONG', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'PLAIN_SHARE', 'LOOK_SECONDS',
-           'EXTRA_SHARE', 'ENGINES', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers',
-           'warm_up', 'Span', 'Solution', 'solve', 'show_timeline', 'default_workers']
+           'EXTRA_SHARE', 'ENGINES', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers', 'Span',
+           'Solution', 'warm_up', 'solve', 'show_timeline', 'default_workers']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -40,13 +40,6 @@ def rank_answers(candidates: list[Candidate]) -> list[tuple[Candidate, float]]:
     return [(min(group, key=bits), float(total(group))) for group in sorted(groups.values(), key=total)]
 
 # %% ../../nbs/47_solver.ipynb #440008
-@lru_cache(maxsize=1)
-def warm_up() -> None:
-    "Load or compile what solving needs; the second call returns at once."
-    search = Search(Task('warm-up', (Pair([[1, 2], [0, 0]], [[2, 2], [3, 0]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000)
-    search.run(500)
-    for make in _OTHERS.values(): make(ENGINES).look(search, 0, np.inf, np.inf)
-
 class Span(NamedTuple):
     "What some of the time went into: CPU seconds since the beginning."
     view: str
@@ -54,6 +47,7 @@ class Span(NamedTuple):
     start: float
     end: float
 
+# %% ../../nbs/47_solver.ipynb #440043
 @dataclass(frozen=True)
 class Solution:
     "What `solve` returns. Without anything of the right size `program` is None and there are no attempts."
@@ -102,6 +96,7 @@ FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
+# %% ../../nbs/47_solver.ipynb #440045
 class _Clock:
     "CPU seconds of this thread since it was made, what they went into, and whether a budget allows some more."
     def __init__(self, budget: float | None): self.start, self.budget, self.spans = time.thread_time(), budget, []
@@ -118,6 +113,7 @@ class _Clock:
         try: yield
         finally: self.spans.append(Span(view, engine, start, self.seconds))
 
+# %% ../../nbs/47_solver.ipynb #440047
 def _trusted(candidates: list[Candidate]) -> list[Candidate]: return [c for c in candidates if not c.missed and not c.wrong]
 
 def _later(candidates: list[Candidate], programs: int) -> list[Candidate]:
@@ -170,6 +166,14 @@ _OTHERS = {                  # what makes each of the other engines, in the orde
     'repeats': lambda chosen: _Repeats(),
     'objectwise': lambda chosen: _Objectwise([branches] if 'branches' in chosen else [])}
 ENGINES = 'search', *_OTHERS
+
+# %% ../../nbs/47_solver.ipynb #440048
+@lru_cache(maxsize=1)
+def warm_up() -> None:
+    "Load or compile what solving needs; the second call returns at once."
+    search = Search(Task('warm-up', (Pair([[1, 2], [0, 0]], [[2, 2], [3, 0]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000)
+    search.run(500)
+    for make in _OTHERS.values(): make(ENGINES).look(search, 0, np.inf, np.inf)
 
 # %% ../../nbs/47_solver.ipynb #440037
 class _Work:
@@ -227,6 +231,18 @@ def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, 
         del work                    # its states are given back before the next view takes as much
     return account
 
+# %% ../../nbs/47_solver.ipynb #440050
+def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solution:
+    "The answer in words."
+    best = [c for c, _ in rank_answers(account.candidates)[:2]]
+    first = best[0] if best else None
+    guess, trusted = first is None or first.missed > 0 or first.wrong > 0, _trusted(account.candidates)
+    fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
+    return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
+                    first.bits if first else None, fitted, guess, account.tested, None if guess else min(c.tested for c in trusted), account.states,
+                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates), tuple(clock.spans))
+
+# %% ../../nbs/47_solver.ipynb #440049
 def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None, engines: Sequence[str] = ENGINES, views: Sequence[str] = tuple(VIEWS)) -> Solution:
     """Search a program for `task`: at most `budget` CPU seconds (None: no limit) and `max_nodes` programs (None: no limit).
 
@@ -243,16 +259,6 @@ def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None,
     clock, task = _Clock(budget), task.hide_test_outputs()
     account = _explore(task, source.priors([task])[0] if prior is None else prior, clock, np.inf if max_nodes is None else max_nodes, engines, views)
     return _solution(task, account, source.name, clock)
-
-def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solution:
-    "The answer in words."
-    best = [c for c, _ in rank_answers(account.candidates)[:2]]
-    first = best[0] if best else None
-    guess, trusted = first is None or first.missed > 0 or first.wrong > 0, _trusted(account.candidates)
-    fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
-    return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
-                    first.bits if first else None, fitted, guess, account.tested, None if guess else min(c.tested for c in trusted), account.states,
-                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates), tuple(clock.spans))
 
 # %% ../../nbs/47_solver.ipynb #440041
 ENGINE_COLOURS = dict(zip(ENGINES, ('#0074D9', '#FF851B', '#2ECC40', '#FFDC00', '#F012BE', '#85144B'), strict=True))

@@ -63,6 +63,7 @@ def _cell_bits(arena, at, n_pairs, bits):
         first += (n + 63) >> 6
         at += value_bytes(arena[at:])
 
+# %% ../../nbs/41_stacking.ipynb #410070
 @jit
 def _is_empty(bits, words):
     for w in range(words):
@@ -109,6 +110,7 @@ def _gain(bits, open_cells):
         if bits[w] & open_cells[w]: n += _count(bits[w] & open_cells[w])
     return n
 
+# %% ../../nbs/41_stacking.ipynb #410074
 @jit
 def _colour_of_cell(word, cells, wanted):
     "The colour in the outputs of the first of `cells` in a word."
@@ -142,6 +144,7 @@ def _most(row, wanted, open_cells):
         most = max(most, n)
     return most
 
+# %% ../../nbs/41_stacking.ipynb #410076
 @jit
 def _find_pieces(literals, bits, n_paired, wanted, open_cells, cell_bits, pieces, piece_bits):
     """Pieces that paint open cells for less than saying so cell by cell, into `pieces` int64[P, 4] (kind, literal, second literal or −1, colour); returns how many. Pairs are taken among the first `n_paired` literals.
@@ -184,6 +187,7 @@ def _compare(arena, offsets, n_pairs, wanted, right, painted, bits):
             painted[g, w] = bits[NOT_BLACK, w]
             for colour in range(10): right[g, w] |= bits[colour, w] & wanted[colour, w]
 
+# %% ../../nbs/41_stacking.ipynb #410080
 @jit
 def _find_copies(literals, bits, n_paired, grid_bits, right, painted, open_cells, cell_bits, pieces, piece_bits, n):
     "Further pieces from number `n` on: what a grid has that is not black, inside of a literal, where all of it is right. Returns how many pieces there are."
@@ -270,6 +274,7 @@ def _cells(pieces: np.ndarray, sets: Sets) -> np.ndarray:
     _cells_of_pieces(pieces, sets.literals, sets.painted, cells)
     return cells
 
+# %% ../../nbs/41_stacking.ipynb #410083
 class Table:
     "States of one size, cheapest first: literals, grounds, pieces, and covers for any choice of demonstrations."
     def __init__(self, search: Search, states: States):

@@ -32,6 +32,7 @@ def _box(arena, at, window):
     window[0], window[1], window[2], window[3], window[4], window[5] = top, left, bottom - top + 1, right - left + 1, h, w
     return bottom >= 0
 
+# %% ../../nbs/42_windows.ipynb #420023
 @jit
 def _window(arena, at, goal, window):
     "The boxes of the object or mask at `at` on all pairs into int64[n_pairs, 6]; False if it has none somewhere, one of another size than a demonstration's output, or only whole canvases."
@@ -68,6 +69,7 @@ def _shows(arena, at, window, output, out):
             if arena[at + HEADER + (window[0] + r) * width + window[1] + c] != output[out + HEADER + r * w + c]: return False
     return True
 
+# %% ../../nbs/42_windows.ipynb #420025
 @jit
 def _look(arena, offsets, goal, windows, seen):
     "Write (window, grid) to `seen` for all grids that show the outputs of all demonstrations; returns how many."
@@ -87,9 +89,6 @@ def _look(arena, offsets, goal, windows, seen):
     return n
 
 # %% ../../nbs/42_windows.ipynb #420012
-CROP_BITS = float(np.log2(N_OPS))        # the step that looks through the window
-MAX_ANSWERS, MAX_TRIED = 8, 64           # different answers that are given; programs that are run for them, the cheapest
-
 def literal_bits(grid: np.ndarray) -> float:
     "What naming the cells of a grid takes, if its size is known: a colour for each, or, where that is less, the number of colours, which, how many cells of each, and where they are."
     counts = np.unique(grid, return_counts=True)[1].tolist()
@@ -99,6 +98,10 @@ def literal_bits(grid: np.ndarray) -> float:
 def worth_saying(bits: float, task: Task) -> bool:
     "Is a program of `bits` cheaper than naming the cells of the demonstrations' outputs?"
     return bits < sum(literal_bits(pair.output) for pair in task.demonstrations)
+
+# %% ../../nbs/42_windows.ipynb #420027
+CROP_BITS = float(np.log2(N_OPS))        # the step that looks through the window
+MAX_ANSWERS, MAX_TRIED = 8, 64           # different answers that are given; programs that are run for them, the cheapest
 
 def _through(window: Program, grid: Program) -> Program:
     "The part of a grid that is in the box of an object or a mask."
