@@ -86,7 +86,7 @@ def test_steps_that_a_condition_and_both_branches_share_are_said_once():
     for first in rng.choice([c[0] for c in chains if len(c) > 1], 60):
         alike = [s for s, c in enumerate(chains) if c[:1] == (first,)]
         triple = tuple(rng.choice(alike, 3).tolist())
-        start = room._shared(search._memory, triple)
+        start = room._shared(search, triple)
         n, common = len(chains[start]), 0
         while all(len(chains[s]) > common for s in triple) and len({chains[s][common] for s in triple}) == 1: common += 1
         assert n == max([k for k in range(1, common + 1) if chains[triple[0]][k - 1].op.gives.name == 'grid'], default=0)

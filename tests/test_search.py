@@ -183,10 +183,46 @@ def test_bits_are_what_a_program_costs_whenever_it_comes(tasks):
         costs = [0]
         for s in range(1, search.states): costs.append(costs[search._memory.parent[s]] + search._costs[search.kinds[search._memory.parent[s]], search._memory.made_by[s]])
         assert (search.state_bits() * UNITS_PER_BIT == costs).all()
-        order = search.cheapest_first()
+        order = search.cheapest_first().numbers
         assert sorted(order) == list(range(search.states)) and order.tolist() == sorted(order.tolist(), key=lambda s: (costs[s], s))
         for c in search.candidates:
             if c.program.steps and c.program.steps[-1].op.name != 'map_colours': assert c.bits in search.state_bits()
+
+
+def canvas_of(value):
+    "Height and width of a grid, mask or objects; None for what has no cells."
+    value = value[0] if isinstance(value, tuple) and isinstance(value[0], np.ndarray) else value
+    return value.shape if isinstance(value, np.ndarray) else None
+
+
+def test_what_is_handed_out_is_what_the_executor_gives(tasks):
+    "Of all types or some: the cheapest first, those on canvases of the output's size on all demonstrations, and the cells that a grid has wrong."
+    sized = grids = 0
+    for task in tasks:
+        search = Search(task)
+        search.run(1_500)
+        outputs, everything = [p.output for p in task.demonstrations], search.cheapest_first()
+        assert everything.kinds.tolist() == search.kinds[everything.numbers].tolist() and everything.bits.tolist() == search.state_bits()[everything.numbers].tolist()
+        for kinds in ([Type.grid], [Type.mask, Type.objects], [Type.boolean]):
+            assert search.cheapest_first(*kinds).numbers.tolist() == [s for s in everything.numbers.tolist() if search.kinds[s] in kinds]
+        values = {s: run_on_task(search.program(s), task)[:len(outputs)] for s in everything.numbers.tolist()}
+        same = [s for s, made in values.items() if [canvas_of(v) for v in made] == [o.shape for o in outputs]]
+        assert everything.of_output_size(len(everything)).numbers.tolist() == same and everything.of_output_size(2).numbers.tolist() == same[:2]
+        some = search.cheapest_first(Type.grid)
+        assert some.wrong().tolist() == [[int((v != o).sum()) if v.shape == o.shape else o.size for v, o in zip(values[s], outputs)] for s in some.numbers.tolist()]
+        sized, grids = sized + len(same), grids + len(some)
+    assert sized > 100 and grids > 1_000
+
+
+def test_states_can_be_read_and_not_written(tasks):
+    "And a search that was looked at goes on as if it had not been."
+    search = Search(tasks[0])
+    search.run(2_000)
+    states = search.cheapest_first()
+    with pytest.raises(ValueError, match='read-only'): states.arena[0] = 1
+    states.numbers[:], states.bits[:], states.offsets[:] = 0, 0, 0
+    search.run(PROGRAMS - 2_000)
+    assert [str(c.program) for c in search.candidates] == [program for program, *_ in outcome(tasks[0])[0]] and len(states) < search.states
 
 
 @pytest.mark.parametrize('weight', [-1.0, np.nan, np.inf, MAX_WEIGHT + 1])

@@ -174,13 +174,62 @@ def test_what_it_does_not_stand_by_was_not_found(name):
 def test_programs_that_other_engines_and_views_tested_before_count():
     "A look at objects in between, and what the views before took, stand in the number of programs."
     account, work = solver_module._Account(), solver_module._Work(task_of('007bbfb7'), None, ENGINES, solver_module._Clock(None), np.inf, 1_000)
-    work.bodies = 300
+    work.others = 300
     work.run()
     account.tested = 5_000
     account.add(work, work.candidates)
     alone = searched(task_of('007bbfb7'), 1_000).candidates
     assert [c.tested for c in account.candidates] == [c.tested + 5_300 for c in alone[:len(account.candidates)]] and account.candidates
     assert account.tested == 5_300 + work.search.tested
+
+
+# ---- what an engine carries from one look to the next
+
+class Oracle:
+    "Says at each look what it was told, for ten programs a look."
+    def __init__(self, says): self.says, self.looks = says, []
+
+    def look(self, search, before, programs, seconds):
+        self.looks.append((search.tested, before, programs, seconds))
+        return self.says, 10
+
+
+def test_another_engine_is_a_class_and_a_line(monkeypatch):
+    "What it stands by is an answer, what it tested counts, for it and for the limit, and each view has one of its own that knows what is left."
+    task, made = task_of('97a05b5b'), []
+    answer = Candidate(parse('trim'), 1.0, (np.zeros((1, 1), np.uint8),), 7, 'oracle', missed=1)
+    monkeypatch.setitem(solver_module._OTHERS, 'oracle', lambda chosen: made.append(Oracle([answer])) or made[-1])
+    monkeypatch.setattr(solver_module, 'ENGINES', ('search', *solver_module._OTHERS))
+    solution = solve(task, budget=None, max_nodes=3_000, engines=['search', 'oracle'], views=['plain', 'transposed'])
+    assert solution.programs[:1] == ('trim',) and solution.engine == 'oracle' and solution.guess
+    assert len(made) == 2 and all(len(one.looks) >= 1 for one in made)
+    for one in made:
+        assert [before for _, before, _, _ in one.looks] == [10 * k for k in range(len(one.looks))] and all(programs >= 0 and seconds == np.inf for *_, programs, seconds in one.looks)
+    assert solution.programs_tested == sum(one.looks[-1][0] + 10 * len(one.looks) for one in made) <= 3_000 + 10 * sum(len(one.looks) for one in made)
+    assert not any(name == 'oracle' for name in solve(task, budget=None, max_nodes=3_000, engines=['search'], views=['plain']).engines)
+
+
+def test_bodies_are_repeated_once_each(monkeypatch):
+    "A look goes on from the state at which the last one ended, and a new view begins anew."
+    firsts = []
+    monkeypatch.setattr(solver_module, 'repeats', lambda search, first, programs: (firsts.append((id(search), first)), repeats(search, first, programs))[1])
+    engine, search = solver_module._Repeats(), searched(task_of('97a05b5b'), 4_000)
+    for _ in range(3): engine.look(search, 0, 50, np.inf)
+    assert [first for _, first in firsts] == sorted({first for _, first in firsts}) and len(firsts) == 3 and firsts[0][1] == 1 < firsts[1][1]
+    solver_module._Repeats().look(search, 0, np.inf, np.inf)
+    assert firsts[-1][1] == 1
+
+
+def test_objects_wait_until_they_get_more_programs_than_before():
+    "A search that has gone on for a tenth would find them less than the last look did; what that found stands until then."
+    task, engine = task_of('c9f8e694'), solver_module._Objectwise([])
+    search = searched(task, 4_000)
+    found, tested = engine.look(search, 0, np.inf, np.inf)
+    assert found and 0 < tested <= 4_000 and all(search.tested < c.tested <= search.tested + tested for c in found)
+    assert engine.look(search, tested, tested, np.inf) == (found, 0) == engine.look(search, tested, np.inf, 0)
+    search.run(8_000)
+    later, more = engine.look(search, tested, np.inf, np.inf)
+    assert more > 0 and engine.tested == tested + more and all(c.tested > search.tested + tested for c in later)
 
 
 # ---- what it went into

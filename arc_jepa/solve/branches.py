@@ -10,13 +10,13 @@ import numpy as np
 from ..compiled import call_kernel, jit, pointer
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, op_addresses
 from ..dsl.program import MAX_ROUNDS, Program, Step, run_on_task
-from ..dsl.types import BOOLEAN, GRID, HEADER, OK, VALUE_BYTES, WORK_BYTES, Type, read_scalar, same_value, value_bytes
+from ..dsl.types import GRID, HEADER, OK, VALUE_BYTES, WORK_BYTES, Type, read_scalar, same_value, value_bytes
 from .search import UNITS_PER_BIT, Candidate, Search
 from .windows import worth_saying
 
 # %% auto #0
-__all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'A_SIDE', 'MAX_BODY',
-           'EFFORT', 'STEP_EFFORT', 'branches', 'repeats', 'one_step_more']
+__all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'A_SIDE', 'STEP_EFFORT',
+           'MAX_BODY', 'EFFORT', 'branches', 'repeats', 'one_step_more']
 
 # %% ../../nbs/44_branches.ipynb #442007
 MAX_PAIRS = 62                       # bits of a word, without its sign
@@ -24,54 +24,54 @@ MAX_PARTLY, ALIKE = 1_000, 8         # grids that are right on some demonstratio
 MAX_CONDITIONS = 400
 
 @jit
-def _right_on(memory, state, goal):
-    "A bit for each demonstration whose output a grid is."
-    at, right = memory.offset[state], 0
-    for k in range(goal.n_demonstrations):
-        if same_value(memory.arena[at:], goal.outputs[goal.starts[k]:]): right |= 1 << k
-        at += value_bytes(memory.arena[at:])
-    return right
-
-@jit
-def _collect_partly(memory, states, goal, right_on, state_of):
-    "The grids among `states` that are right on some demonstrations and not on all, at most `ALIKE` that are right on the same; returns how many."
-    n, all_of_them = 0, (1 << goal.n_demonstrations) - 1
-    for s in states:
-        if memory.kind[s] != GRID: continue
-        right = _right_on(memory, s, goal)
-        if right == 0 or right == all_of_them: continue
+def _few_alike(right_on, everywhere, places):
+    "Write the places of what is right on some demonstrations and not on all, at most `ALIKE` that are right on the same; returns how many."
+    n = 0
+    for s in range(len(right_on)):
+        right = right_on[s]
+        if right == 0 or right == everywhere: continue
         alike = 0
-        for i in range(n): alike += right_on[i] == right
+        for i in range(n): alike += right_on[places[i]] == right
         if alike >= ALIKE: continue
-        right_on[n], state_of[n] = right, s
+        places[n] = s
         n += 1
-        if n == len(state_of): break
+        if n == len(places): break
     return n
 
 # %% ../../nbs/44_branches.ipynb #442009
 @jit
-def _truth(memory, state, goal):
-    "A bit for each pair on which a boolean is yes."
-    truth = 0
-    for k in range(goal.n_pairs):
-        if read_scalar(memory.arena[memory.offset[state] + k * HEADER:]): truth |= 1 << k
-    return truth
+def _truths(arena, offsets, n_pairs, truths):
+    "For each boolean a bit for each pair on which it is yes."
+    for s in range(len(offsets)):
+        for k in range(n_pairs):
+            if read_scalar(arena[offsets[s] + k * HEADER:]): truths[s] |= 1 << k
 
 @jit
-def _collect_conditions(memory, states, goal, truths, state_of):
-    "The distinct conditions among `states`, in their order; returns how many."
-    n, demonstrations, everywhere = 0, (1 << goal.n_demonstrations) - 1, (1 << goal.n_pairs) - 1
-    for s in states:
-        if memory.kind[s] != BOOLEAN: continue
-        truth = _truth(memory, s, goal)
+def _distinct(truths, demonstrations, everywhere, places):
+    "Write the places of the distinct conditions, in their order; returns how many."
+    n = 0
+    for s in range(len(truths)):
+        truth = truths[s]
         if truth & demonstrations == 0 or truth & demonstrations == demonstrations: continue
         new = True
-        for i in range(n): new &= truths[i] != truth and truths[i] != everywhere ^ truth
+        for i in range(n): new &= truths[places[i]] != truth and truths[places[i]] != everywhere ^ truth
         if not new: continue
-        truths[n], state_of[n] = truth, s
+        places[n] = s
         n += 1
-        if n == len(state_of): break
+        if n == len(places): break
     return n
+
+# %% ../../nbs/44_branches.ipynb #442039
+def _collected(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    "What is right on some demonstrations and the grids that are, then truths and the conditions that have them."
+    grids, booleans, places = search.cheapest_first(Type.grid), search.cheapest_first(Type.boolean), np.zeros(MAX_PARTLY, np.int64)
+    n_demonstrations, n_pairs = grids.goal.n_demonstrations, grids.goal.n_pairs
+    right_on, truths = (grids.wrong() == 0) @ (1 << np.arange(n_demonstrations)), np.zeros(len(booleans), np.int64)
+    _truths(booleans.arena, booleans.offsets, n_pairs, truths)
+    partly = places[:_few_alike(right_on, (1 << n_demonstrations) - 1, places)]
+    conditions = np.zeros(MAX_CONDITIONS, np.int64)
+    conditions = conditions[:_distinct(truths, (1 << n_demonstrations) - 1, (1 << n_pairs) - 1, conditions)]
+    return right_on[partly], grids.numbers[partly], truths[conditions], booleans.numbers[conditions]
 
 # %% ../../nbs/44_branches.ipynb #442012
 IF_BITS = float(np.log2(N_OPS))          # the step that chooses
@@ -83,6 +83,7 @@ def _cheapest(right_on, wanted):
         if right_on[i] & wanted == wanted: return i
     return -1
 
+# %% ../../nbs/44_branches.ipynb #442041
 @jit
 def _count_missed(right_on, grid_bits, truths, condition_bits, step_bits, n_demonstrations):
     "How many demonstrations the cheapest program for the others has wrong."
@@ -102,30 +103,23 @@ def _count_missed(right_on, grid_bits, truths, condition_bits, step_bits, n_demo
     return missed
 
 # %% ../../nbs/44_branches.ipynb #442016
-MAX_ANSWERS, MAX_TRIED, A_SIDE = 8, 64, 4         # A_SIDE: cheapest grids for each branch of a condition
-
-def _shared(memory, states: tuple[int, ...]) -> int:
+def _shared(search: Search, states: tuple[int, ...]) -> int:
     "The last grid that the chains to all of `states` go through."
-    def chain(state): return {state} | (chain(int(memory.parent[state])) if state else set())
-    return max(s for s in set.intersection(*map(chain, states)) if memory.kind[s] == GRID)
+    return max(s for s in set.intersection(*(set(search.chain(state)) for state in states)) if search.kinds[s] == GRID)
 
 def _body(search: Search, state: int, start: int) -> Program:
     "The steps that lead from `start` to `state`, inside a control operation."
     steps = search.program(state).steps[len(search.program(start).steps):]
     return Program(steps, '' if steps else 'here')
 
+# %% ../../nbs/44_branches.ipynb #442044
+MAX_ANSWERS, MAX_TRIED, A_SIDE = 8, 64, 4         # A_SIDE: cheapest grids for each branch of a condition
+
 def _candidate(search: Search, engine: str, program: Program, bits: float, missed: int) -> Candidate | None:
     "The candidate, if the program runs and gives all demonstrations."
     task, results = search.task, run_on_task(program, search.task)
     if not all(isinstance(r, np.ndarray) for r in results) or not all(np.array_equal(r, pair.output) for r, pair in zip(results, task.demonstrations)): return None
     return Candidate(program, bits, tuple(results[len(task.demonstrations):]), search.tested, engine, missed if worth_saying(bits, task) else len(task.demonstrations))
-
-def _collected(search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    "What is right on some demonstrations and the grids that are, then truths and the conditions that have them."
-    memory, goal, states = search._memory, search._goal, search.cheapest_first()
-    (right_on, grids), (truths, conditions) = np.zeros((2, MAX_PARTLY), np.int64), np.zeros((2, MAX_CONDITIONS), np.int64)
-    n, m = _collect_partly(memory, states, goal, right_on, grids), _collect_conditions(memory, states, goal, truths, conditions)
-    return right_on[:n], grids[:n], truths[:m], conditions[:m]
 
 def _triples(right_on, grids, truths, conditions, n_demonstrations):
     "All (condition, branch where it is yes, branch where it is no) that give every demonstration: states."
@@ -134,16 +128,17 @@ def _triples(right_on, grids, truths, conditions, n_demonstrations):
         yes, no = truth & everywhere, ~truth & everywhere
         yield from ((condition, a, b) for a, b in product(grids[right_on & yes == yes][:A_SIDE].tolist(), grids[right_on & no == no][:A_SIDE].tolist()))
 
+# %% ../../nbs/44_branches.ipynb #442046
 def branches(search: Search) -> list[Candidate]:
     "What two states of `search` give together that is the output of every demonstration, one where a third is yes and the other where it is no: the cheapest program for each answer, at most `MAX_ANSWERS`, cheapest first."
-    memory, n_demonstrations = search._memory, search._goal.n_demonstrations
-    if search._goal.n_pairs > MAX_PAIRS: return []
+    n_demonstrations = len(search.task.demonstrations)
+    if n_demonstrations + len(search.task.tests) > MAX_PAIRS: return []
     right_on, grids, truths, conditions = _collected(search)
     costs, found = search.state_bits(), {}
     triples = sorted(_triples(right_on, grids, truths, conditions, n_demonstrations), key=lambda triple: sum(costs[s] for s in triple))[:MAX_TRIED]
     if not triples: return []
     missed = _count_missed(right_on, costs[grids], truths, costs[conditions], IF_BITS, n_demonstrations)
-    starts = [_shared(memory, triple) for triple in triples]
+    starts = [_shared(search, triple) for triple in triples]
     for bits, start, triple in sorted((float(sum(costs[s] for s in triple) - 2 * costs[start]) + IF_BITS, start, triple) for start, triple in zip(starts, triples)):
         if len(found) == MAX_ANSWERS: break
         program = search.program(start) + Program((Step(OP_BY_NAME['if'], tuple(_body(search, state, start) for state in triple)),))
@@ -152,10 +147,6 @@ def branches(search: Search) -> list[Candidate]:
     return list(found.values())
 
 # %% ../../nbs/44_branches.ipynb #442022
-MAX_BODY = 4                         # steps
-EFFORT = 10_000_000                  # cells that are handled in one look
-STEP_EFFORT = 50                     # what a step costs on no cells, in cells
-
 @jit
 def _place(memory, state_offset, k):
     "Where value number k of those behind each other lies."
@@ -177,6 +168,7 @@ def _has_the_way(memory, goal, start, state):
         a, b = a + value_bytes(memory.arena[a:]), b + value_bytes(memory.arena[b:])
     return True
 
+# %% ../../nbs/44_branches.ipynb #442050
 @jit
 def _round(addresses, menu, memory, body, k, values, here, work):
     "Run the instructions of `body`, the last first, on pair k from `values[here]`; returns where the result is among the other two values, −1 if one fails."
@@ -189,6 +181,9 @@ def _round(addresses, menu, memory, body, k, values, here, work):
         if menu.operand[i] >= 0: other = pointer(memory.arena, _place(memory, memory.operand_offset[menu.operand[i]], k))
         if call_kernel(addresses[menu.op[i]], pointer(values[source], 0), other, pointer(values[at], 0), pointer(work, 0), a, menu.arguments[i, 1]) != OK: return -1
     return at
+
+# %% ../../nbs/44_branches.ipynb #442053
+STEP_EFFORT = 50                     # what a step costs on no cells, in cells
 
 @jit
 def _rounds(addresses, menu, memory, goal, state, body, k, values, work, effort):
@@ -212,6 +207,10 @@ def _repeated(addresses, menu, memory, goal, state, body, values, work, effort):
         if rounds < 0: return -1
         more += rounds > 1
     return more
+
+# %% ../../nbs/44_branches.ipynb #442056
+MAX_BODY = 4                         # steps
+EFFORT = 10_000_000                  # cells that are handled in one look
 
 @jit
 def _find_repeats(addresses, menu, memory, goal, first, n_states, programs, found, values, work):
@@ -260,6 +259,7 @@ def _stepped(addresses, menu, memory, goal, state, i, right, values, work, effor
             elif not wanted: return 0
     return stepped
 
+# %% ../../nbs/44_branches.ipynb #442060
 @jit
 def _find_steps(addresses, menu, memory, goal, right_on, grids, steps, programs, found, values, work):
     "Write (which grid, instruction, demonstrations that it gives) of `steps` that put right what a grid has wrong to `found`, those of one grid after the other. Returns how many, and how many steps were tested: at most `programs`."
@@ -287,14 +287,15 @@ def _ways(stepped: int, right: int, truths: np.ndarray, conditions: np.ndarray, 
         for where_no, yes in ((False, truth & everywhere), (True, ~truth & everywhere)):
             if not yes & ~stepped and not everywhere & ~yes & ~right: yield condition, where_no
 
+# %% ../../nbs/44_branches.ipynb #442064
 def one_step_more(search: Search, programs: int = 1_000) -> tuple[list[Candidate], int]:
     "Programs `kept | if(condition, step, here)` that give all demonstrations, the cheapest for each answer, and how many steps were tested: at most `programs`."
-    goal, memory, n_demonstrations = search._goal, search._memory, search._goal.n_demonstrations
-    if goal.n_pairs > MAX_PAIRS: return [], 0
+    n_demonstrations = len(search.task.demonstrations)
+    if n_demonstrations + len(search.task.tests) > MAX_PAIRS: return [], 0
     right_on, grids, truths, conditions = _collected(search)
     cheapest = np.sort(np.unique(right_on, return_index=True)[1])
     right_on, grids, found, costs = right_on[cheapest], grids[cheapest], np.zeros((MAX_TRIED, 3), np.int64), search.state_bits()
-    n, tested = _find_steps(op_addresses(), search._menu, memory, goal, right_on, grids, _steps(search), programs, found, np.zeros((3, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8))
+    n, tested = _find_steps(op_addresses(), search._menu, search._memory, search._goal, right_on, grids, _steps(search), programs, found, np.zeros((3, VALUE_BYTES), np.uint8), np.zeros(WORK_BYTES, np.uint8))
     ways, kept = [], {}
     for g, i, stepped in found[:n].tolist():
         bits = float(costs[grids[g]] + search._costs[GRID, i] / UNITS_PER_BIT)             # of what the step makes of the grid

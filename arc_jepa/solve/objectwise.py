@@ -15,7 +15,7 @@ from ..dsl.program import Program, Step, parse, reproduces, run_on_task, run_pro
 from .search import CHUNK, Candidate, Search, _unpredicted
 
 # %% auto #0
-__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'MAP_BITS', 'BODY_BYTES', 'BODY_STATES', 'part_task', 'objectwise']
+__all__ = ['SEGMENTATIONS', 'MAX_PARTS', 'OBJECT_MAP_BITS', 'BODY_BYTES', 'BODY_STATES', 'part_task', 'objectwise']
 
 # %% ../../nbs/43_objectwise.ipynb #430107
 SEGMENTATIONS = tuple(map(parse, ('objects8', 'objects4', 'shapes8', 'shapes4', 'colours', 'regions', 'each_line(rows)', 'each_line(columns)', 'split_at_lines(rows)', 'split_at_lines(columns)', 'blocks(2)', 'blocks(3)')))
@@ -39,6 +39,7 @@ def _parts(objects: tuple[np.ndarray, np.ndarray], pair: Pair) -> list[Pair] | N
         outside[box] = pair.output[box]
     return parts if np.array_equal(outside, pair.output) else None
 
+# %% ../../nbs/43_objectwise.ipynb #430118
 def _key(grid: np.ndarray) -> tuple: return grid.shape, grid.tobytes()
 
 def _largest(parts: dict[tuple, Pair]) -> tuple[Pair, ...]: return tuple(sorted(parts.values(), key=lambda part: -part.input.size)[:MAX_PARTS])
@@ -63,7 +64,7 @@ def part_task(segmentation: Program, task: Task) -> Task | None:
     return Task(f'{task.id}, {segmentation}', demonstrations, _largest(unseen))
 
 # %% ../../nbs/43_objectwise.ipynb #430110
-MAP_BITS = float(np.log2(N_OPS) + np.log2(len(SEGMENTATIONS)))       # the step that maps, and what it maps over
+OBJECT_MAP_BITS = float(np.log2(N_OPS) + np.log2(len(SEGMENTATIONS)))       # the step that maps, and what it maps over
 BODY_BYTES, BODY_STATES = 48 << 20, 100_000       # bounds of a search for a body, which has its memory beside that of the search on the whole task
 
 def _missed(segmentation: Program, body: Candidate, task: Task) -> int:
@@ -78,8 +79,9 @@ def _mapped(segmentation: Program, body: Candidate, task: Task, tested: int) -> 
     program, n = segmentation + Program((Step(OP_BY_NAME['map'], (body.program.on(Program((), 'here')),)),)), len(task.demonstrations)
     if not reproduces(program, task): return None
     answers = run_on_task(program, task)[n:]
-    return Candidate(program, MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', _missed(segmentation, body, task)) if all(isinstance(a, np.ndarray) for a in answers) else None
+    return Candidate(program, OBJECT_MAP_BITS + body.bits, tuple(answers), tested, 'objectwise', _missed(segmentation, body, task)) if all(isinstance(a, np.ndarray) for a in answers) else None
 
+# %% ../../nbs/43_objectwise.ipynb #430120
 def _search_bodies(search: Search, segmentation: Program, task: Task, looks: Sequence[Callable[[Search], list[Candidate]]], programs: int, seconds: float) -> list[Candidate]:
     "Candidates for the whole task from a search on one part task, until one misses nothing."
     end, found, seen, going_on = time.thread_time() + seconds, [], 0, True

@@ -13,13 +13,13 @@ from ..compiled import call_kernel, jit, pointer
 from ..grid import Task
 from ..dsl.ops import N_OPS, OP_BY_NAME, OPS, Op, op_addresses
 from ..dsl.program import Program, Step, parse
-from ..dsl.types import GRID, HEADER, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, read_scalar, to_python, value_bytes
+from ..dsl.types import GRID, HEADER, MASK, OBJECT, OBJECTS, OK, Type, VALUE_BYTES, WORK_BYTES, from_grid, hash_words, read_scalar, to_python, value_bytes
 
 # %% auto #0
 __all__ = ['OPERANDS', 'DEDUCED', 'FLOOR', 'UNITS_PER_BIT', 'MAX_COST', 'WEIGHT', 'MAX_WEIGHT', 'LEVEL', 'COST', 'STATE',
            'INSTRUCTION', 'TESTED', 'STATES', 'USED', 'FOUND', 'FULL', 'AT_FIRST', 'MAX_LEVEL', 'IDENTITY_MAP',
-           'MAP_BITS', 'IMAGE_BITS', 'CHUNK', 'Instructions', 'instructions_for', 'instruction_costs', 'Menu', 'Goal',
-           'Memory', 'Position', 'run_search', 'Candidate', 'Search']
+           'COLOUR_MAP_BITS', 'IMAGE_BITS', 'CHUNK', 'Instructions', 'instructions_for', 'instruction_costs', 'Menu',
+           'Goal', 'Memory', 'Position', 'run_search', 'Candidate', 'States', 'Search']
 
 # %% ../../nbs/40_search.ipynb #400005
 OPERANDS = tuple(Program(parse(text).steps, 'input') for text in (
@@ -54,6 +54,7 @@ def _choices(op: Op, allowed: dict[str, set[int]]) -> list[tuple[int, int, int]]
     operands = _operands(op.operand.accepts) if op.operand else [-1]
     return [(a, b, k) for a in first for b in second for k in operands if not (op.name == 'replace' and a == b or op.name == 'swap' and a >= b)]
 
+# %% ../../nbs/40_search.ipynb #400079
 def instructions_for(task: Task) -> Instructions:
     "The instructions that the colours of `task` admit."
     readable, writable = _task_colours(task)
@@ -169,19 +170,24 @@ def _fit(arena, at, goal):
 
 # %% ../../nbs/40_search.ipynb #400065
 @jit
+def _wrong(arena, at, goal, k):
+    "Cells that the grid at `at` has wrong on demonstration k; all cells of an output of another size."
+    h, w, out = np.int64(arena[at + 1]), np.int64(arena[at + 2]), goal.starts[k]
+    if goal.outputs[out + 1] != h or goal.outputs[out + 2] != w: return np.int64(goal.outputs[out + 1]) * np.int64(goal.outputs[out + 2])
+    here, wanted, wrong = arena[at + HEADER:at + HEADER + h * w], goal.outputs[out + HEADER:out + HEADER + h * w], 0      # slices, so that many cells are compared at once
+    for i in range(h * w): wrong += here[i] != wanted[i]
+    return wrong
+
+@jit
 def _cells_left(arena, at, goal):
-    "log₂(1 + cells that the grids from `arena[at:]` have wrong), the mean over demonstrations; all cells of an output of another size."
+    "log₂(1 + cells that the grids from `arena[at:]` have wrong), the mean over demonstrations."
     left = 0.0
     for k in range(goal.n_demonstrations):
-        h, w, out = np.int64(arena[at + 1]), np.int64(arena[at + 2]), goal.starts[k]
-        wrong = np.int64(goal.outputs[out + 1]) * np.int64(goal.outputs[out + 2])
-        if goal.outputs[out + 1] == h and goal.outputs[out + 2] == w:
-            here, wanted, wrong = arena[at + HEADER:at + HEADER + h * w], goal.outputs[out + HEADER:out + HEADER + h * w], 0      # slices, so that many cells are compared at once
-            for i in range(h * w): wrong += here[i] != wanted[i]
-        left += np.log2(1.0 + wrong)
-        at += HEADER + ((h * w + 7) & ~7)
+        left += np.log2(1.0 + _wrong(arena, at, goal, k))
+        at += value_bytes(arena[at:])
     return left / goal.n_demonstrations
 
+# %% ../../nbs/40_search.ipynb #400080
 @jit
 def _file(memory, goal, state, level, weight):
     "Put a state at the end of its level, which is none before `level`; returns it."
@@ -300,7 +306,7 @@ class Candidate:
     wrong: int = 0           # cells of the demonstrations' outputs that it has wrong
 
 # %% ../../nbs/40_search.ipynb #400042
-MAP_BITS = 4.0                           # the step `map_colours`
+COLOUR_MAP_BITS = 4.0                    # the step `map_colours`
 IMAGE_BITS = float(2 * np.log2(10))      # a colour that it changes, and into what
 
 def _unpredicted(grids: list[np.ndarray], images: np.ndarray) -> int:
@@ -312,12 +318,69 @@ def _with_map(candidate: Candidate, colours: int, demonstrations: list[np.ndarra
     "A candidate whose grids on the demonstrations fit up to the packed colour map, with that as its last step."
     images = np.array([colours >> 4 * c & 15 for c in range(10)], np.uint8)
     changes = int((images != np.arange(10)).sum())
-    return replace(candidate, program=candidate.program + Program((Step(OP_BY_NAME['map_colours'], (colours,)),)), bits=candidate.bits + MAP_BITS + IMAGE_BITS * changes,
+    return replace(candidate, program=candidate.program + Program((Step(OP_BY_NAME['map_colours'], (colours,)),)), bits=candidate.bits + COLOUR_MAP_BITS + IMAGE_BITS * changes,
                    answers=tuple(images[a] for a in candidate.answers), missed=_unpredicted(demonstrations, images))
 
+# %% ../../nbs/40_search.ipynb #400070
+@jit
+def _of_output_size(arena, offsets, goal, chosen):
+    "Write the places of those states to `chosen` whose canvas has the size of the output on each demonstration, in their order; returns how many."
+    n = 0
+    for s in range(len(offsets)):
+        at, same = offsets[s], True
+        for k in range(goal.n_demonstrations):
+            same &= arena[at + 1] == goal.outputs[goal.starts[k] + 1] and arena[at + 2] == goal.outputs[goal.starts[k] + 2]
+            if not same: break
+            at += value_bytes(arena[at:])
+        if not same: continue
+        chosen[n] = s
+        n += 1
+        if n == len(chosen): break
+    return n
+
+@jit
+def _count_wrong(arena, offsets, goal, wrong):
+    "Cells that each of these grids has wrong on each demonstration, into int32[n, demonstrations]."
+    for s in range(len(offsets)):
+        at = offsets[s]
+        for k in range(goal.n_demonstrations):
+            wrong[s, k] = _wrong(arena, at, goal, k)
+            at += value_bytes(arena[at:])
+
+# %% ../../nbs/40_search.ipynb #400071
+@dataclass(frozen=True)
+class States:
+    "Some states of a search, to be read: the number of each, its cost, and where its values lie in `arena`, those of all pairs behind each other, demonstrations first."
+    numbers: np.ndarray    # int64[n]
+    bits: np.ndarray       # float64[n]
+    offsets: np.ndarray    # int64[n]
+    arena: np.ndarray      # uint8[bytes]
+    goal: Goal
+
+    def __len__(self) -> int: return len(self.numbers)
+    def __getitem__(self, which) -> States:
+        "Those at these places: a slice, places or a mask."
+        return replace(self, numbers=self.numbers[which], bits=self.bits[which], offsets=self.offsets[which])
+
+    @property
+    def kinds(self) -> np.ndarray:
+        "uint8[n]: the `Type` of each."
+        return self.arena[self.offsets]
+
+    def of_output_size(self, most: int) -> States:
+        "The first, at most `most`, that are grids, masks or objects and whose canvas has the size of the output on every demonstration."
+        canvases, chosen = self[np.isin(self.kinds, (GRID, MASK, OBJECT, OBJECTS))], np.zeros(most, np.int64)
+        return canvases[chosen[:_of_output_size(canvases.arena, canvases.offsets, self.goal, chosen)]]
+
+    def wrong(self) -> np.ndarray:
+        "int32[n, demonstrations]: cells that grids have wrong; all cells of an output of another size."
+        wrong = np.zeros((len(self), self.goal.n_demonstrations), np.int32)
+        _count_wrong(self.arena, self.offsets, self.goal, wrong)
+        return wrong
+
 # %% ../../nbs/40_search.ipynb #400063
-class _States:
-    "The states of a search: how many, and of each its type, its cost, its program and its values. Number 0 is the input."
+class _Kept:
+    "What a search has kept, to be asked for: how many states, and of each its type, its cost, its program and its values. Number 0 is the input."
     @property
     def states(self) -> int: return int(self._position.counters[STATES])
     @property
@@ -329,9 +392,22 @@ class _States:
         "float[states]: cost of each state in bits."
         return self._memory.cost[:self.states] / UNITS_PER_BIT
 
-    def cheapest_first(self) -> np.ndarray:
-        "int64[states]: the states in the order of their cost, those of the same cost as they were made."
-        return np.argsort(self._memory.cost[:self.states], kind='stable')
+    def numbered(self, numbers: np.ndarray) -> States:
+        "The states of these numbers, in this order."
+        arena = self._memory.arena[:self.bytes_used]
+        arena.flags.writeable = False
+        return States(numbers, self._memory.cost[numbers] / UNITS_PER_BIT, self._memory.offset[numbers], arena, self._goal)
+
+    def cheapest_first(self, *kinds: Type) -> States:
+        "The states of these types, or of all, in the order of their cost, those of the same cost as they were made."
+        numbers = np.flatnonzero(np.isin(self.kinds, kinds)) if kinds else np.arange(self.states)
+        return self.numbered(numbers[np.argsort(self._memory.cost[numbers], kind='stable')])
+
+    def chain(self, state: int) -> list[int]:
+        "The states on the way from the input to number `state`, with both."
+        chain = [state]
+        while chain[-1]: chain.append(int(self._memory.parent[chain[-1]]))
+        return chain[::-1]
 
     def step(self, instruction: int) -> Step:
         "An instruction in words."
@@ -341,11 +417,7 @@ class _States:
 
     def program(self, state: int) -> Program:
         "The steps that lead to number `state` of the states; 0 is the input."
-        steps = []
-        while state:
-            steps.append(self.step(int(self._memory.made_by[state])))
-            state = int(self._memory.parent[state])
-        return Program(tuple(reversed(steps)))
+        return Program(tuple(self.step(int(self._memory.made_by[s])) for s in self.chain(state)[1:]))
 
     def values(self, state: int) -> list:
         "What a state is on all pairs, demonstrations first: grids, masks, numbers …, as `run_program` gives them."
@@ -359,7 +431,7 @@ class _States:
 # %% ../../nbs/40_search.ipynb #400039
 CHUNK = 2_000            # programs between two looks at the clock, some ten milliseconds
 
-class Search(_States):
+class Search(_Kept):
     """One search on one task. `run(programs)` goes on for that many programs more; `candidates` are the fits so far in the order in which they were found.
 
     A state is gone on from when its cost comes, a grid `weight` bits later for each doubling of its wrong cells; with `weight=0` programs come in the exact order of their cost.

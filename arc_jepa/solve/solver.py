@@ -23,9 +23,9 @@ from .views import VIEWS, apply_view, undo_view
 from .windows import windows
 
 # %% auto #0
-__all__ = ['DOUBT', 'WRONG', 'ENGINES', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'EXTRA_SHARE',
-           'PLAIN_SHARE', 'LOOK_SECONDS', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers',
-           'warm_up', 'Span', 'Solution', 'solve', 'show_timeline', 'default_workers', 'solver_stamp']
+__all__ = ['DOUBT', 'WRONG', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK', 'FIRST_SHARE', 'PLAIN_SHARE', 'LOOK_SECONDS',
+           'EXTRA_SHARE', 'ENGINES', 'ENGINE_COLOURS', 'MEMORY', 'BASE_MEMORY', 'WORKER_MEMORY', 'rank_answers', 'Span',
+           'Solution', 'warm_up', 'solve', 'show_timeline', 'default_workers', 'solver_stamp']
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
@@ -40,17 +40,6 @@ def rank_answers(candidates: list[Candidate]) -> list[tuple[Candidate, float]]:
     return [(min(group, key=bits), float(total(group))) for group in sorted(groups.values(), key=total)]
 
 # %% ../../nbs/47_solver.ipynb #440008
-@lru_cache(maxsize=1)
-def warm_up() -> None:
-    "Load or compile what solving needs; the second call returns at once."
-    search = Search(Task('warm-up', (Pair([[1, 2], [0, 0]], [[2, 2], [3, 0]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000)
-    search.run(500)
-    stacks(search)
-    windows(search)
-    branches(search)
-    one_step_more(search)
-    repeats(search)
-
 class Span(NamedTuple):
     "What some of the time went into: CPU seconds since the beginning."
     view: str
@@ -58,6 +47,7 @@ class Span(NamedTuple):
     start: float
     end: float
 
+# %% ../../nbs/47_solver.ipynb #440043
 @dataclass(frozen=True)
 class Solution:
     "What `solve` returns. Without anything of the right size `program` is None and there are no attempts."
@@ -99,15 +89,14 @@ class Solution:
         return cls(**plain | dict(programs=tuple(plain['programs']), engines=tuple(plain['engines']), attempts=tuple(tuple(np.array(grid, np.uint8) for grid in tried) for tried in plain['attempts'])))
 
 # %% ../../nbs/47_solver.ipynb #440010
-ENGINES = 'search', 'stacking', 'windows', 'branches', 'repeats', 'objectwise'
 PATIENCE = 5_000             # programs after the first fit
 FIRST_LOOK, LATER_LOOKS = 20_000, 4      # programs before the other engines look for the first time; how many times as many before the next
 LAST_LOOK = 1.1              # times the programs of the look before, or the look at the end would see the same again
 FIRST_SHARE = 0.8            # of a limit that is soon met: the first look comes here, so that it finds programs left for the objects
-EXTRA_SHARE = 0.05           # programs that branches test with one step more, and that are tried again and again, each of those that the search has tested
 PLAIN_SHARE = 0.8            # of the budget, for the task as it is; half of it solves fewer tasks with few programs
 LOOK_SECONDS = 2.0           # what is kept for a first look, in seconds of the search before it
 
+# %% ../../nbs/47_solver.ipynb #440045
 class _Clock:
     "CPU seconds of this thread since it was made, what they went into, and whether a budget allows some more."
     def __init__(self, budget: float | None): self.start, self.budget, self.spans = time.thread_time(), budget, []
@@ -124,6 +113,7 @@ class _Clock:
         try: yield
         finally: self.spans.append(Span(view, engine, start, self.seconds))
 
+# %% ../../nbs/47_solver.ipynb #440047
 def _trusted(candidates: list[Candidate]) -> list[Candidate]: return [c for c in candidates if not c.missed and not c.wrong]
 
 def _later(candidates: list[Candidate], programs: int) -> list[Candidate]:
@@ -141,44 +131,71 @@ class _Account:
         self.candidates, self.tested, self.states = self.candidates + _later(candidates, self.tested), self.tested + work.tested, self.states + work.search.states
 
 # %% ../../nbs/47_solver.ipynb #440031
+EXTRA_SHARE = 0.05           # programs that branches test with one step more, and that are tried again and again, each of those that the search has tested
+
+class _Anew:
+    "Looks at all that there is, with `find`; tests no programs."
+    def __init__(self, find): self.find = find
+    def look(self, search, before, programs, seconds): return _later(self.find(search), before), 0
+
+class _Branches:
+    def look(self, search, before, programs, seconds):
+        further, tested = one_step_more(search, int(min(EXTRA_SHARE * search.tested, programs)))
+        return _later(branches(search), before) + _later(further, before + tested), tested
+
+class _Repeats:
+    def __init__(self): self.found, self.next_state = [], 1
+    def look(self, search, before, programs, seconds):
+        found, tested, self.next_state = repeats(search, self.next_state, int(min(EXTRA_SHARE * search.tested, programs)))
+        self.found += _later(found, before + tested)
+        return self.found, tested
+
+class _Objectwise:
+    def __init__(self, looks): self.looks, self.found, self.tested = looks, [], 0
+    def look(self, search, before, programs, seconds):
+        programs, tested = int(min(search.tested, programs)), 0
+        if programs > self.tested and seconds > 0:
+            found, tested = objectwise(search.task, search.prior, programs, seconds, self.looks)
+            self.found, self.tested = _later(found, search.tested + before), self.tested + tested
+        return self.found, tested
+
+_OTHERS = {                  # what makes each of the other engines, in the order in which they look, for those that are `chosen`
+    'stacking': lambda chosen: _Anew(stacks),
+    'windows': lambda chosen: _Anew(windows),
+    'branches': lambda chosen: _Branches(),
+    'repeats': lambda chosen: _Repeats(),
+    'objectwise': lambda chosen: _Objectwise([branches] if 'branches' in chosen else [])}
+ENGINES = 'search', *_OTHERS
+
+# %% ../../nbs/47_solver.ipynb #440048
+@lru_cache(maxsize=1)
+def warm_up() -> None:
+    "Load or compile what solving needs; the second call returns at once."
+    search = Search(Task('warm-up', (Pair([[1, 2], [0, 0]], [[2, 2], [3, 0]]),), (Pair([[2, 1]]),)), max_bytes=1 << 20, max_states=1000)
+    search.run(500)
+    for make in _OTHERS.values(): make(ENGINES).look(search, 0, np.inf, np.inf)
+
+# %% ../../nbs/47_solver.ipynb #440037
 class _Work:
     "The engines at work on one view. `until`: seconds on the clock, `limit`: programs."
-    def __init__(self, task: Task, prior: np.ndarray | None, engines: Sequence[str], clock: _Clock, until: float, limit: float, view: str = 'plain'):
-        self.engines, self.clock, self.until, self.limit, self.view = engines, clock, until, limit, view
-        self.found, self.looked_up, self.repeated, self.mapped = [], [], [], []
-        self.looked_at, self.next_state, self.extra, self.bodies = -1, 1, 0, 0
+    def __init__(self, task: Task, prior: np.ndarray | None, chosen: Sequence[str], clock: _Clock, until: float, limit: float, view: str = 'plain'):
+        self.clock, self.until, self.limit, self.view = clock, until, limit, view
+        self.engines = {name: make(chosen) for name, make in _OTHERS.items() if name in chosen}
+        self.found, self.looked_up, self.others = [], [], 0          # by the search, by the others; programs that those tested
         with clock.on(view, 'search'): self.search = Search(task, prior)
 
     @property
-    def candidates(self) -> list[Candidate]: return self.found + (self.looked_up + self.repeated + self.mapped if not _trusted(self.found) else [])
-    @property
-    def others(self) -> int: return self.extra + self.bodies          # programs that were tested by the other engines
+    def candidates(self) -> list[Candidate]: return self.found + (self.looked_up if not _trusted(self.found) else [])
     @property
     def tested(self) -> int: return self.search.tested + self.others
 
-    @property
-    def extra_programs(self) -> int: return int(min(EXTRA_SHARE * self.search.tested, self.limit - self.tested))
-
     def look(self) -> float:
         "Let the other engines look at what there is; returns the seconds that it took."
-        before, search = self.clock.seconds, self.search
-        self.looked_at, self.looked_up = search.tested, []
-        for engine, look in (('windows', windows), ('stacking', stacks), ('branches', branches)):
-            if engine not in self.engines: continue
-            with self.clock.on(self.view, engine): self.looked_up += _later(look(search), self.others)
-        if 'branches' in self.engines:
-            with self.clock.on(self.view, 'branches'): found, tested = one_step_more(search, self.extra_programs)
-            self.extra += tested
-            self.looked_up += _later(found, self.others)
-        if 'repeats' in self.engines:
-            with self.clock.on(self.view, 'repeats'): found, tested, self.next_state = repeats(search, self.next_state, self.extra_programs)
-            self.extra += tested
-            self.repeated += _later(found, self.others)
-        programs = int(min(search.tested, self.limit - self.tested))
-        if 'objectwise' in self.engines and programs > self.bodies and self.clock.seconds < self.until:          # fewer than last time would find less
-            with self.clock.on(self.view, 'objectwise'): mapped, tested = objectwise(search.task, search.prior, programs, self.until - self.clock.seconds, [branches] if 'branches' in self.engines else [])
-            self.mapped, self.bodies = _later(mapped, self.tested), self.bodies + tested
-        return self.clock.seconds - before
+        start, self.looked_up = self.clock.seconds, []
+        for name, engine in self.engines.items():
+            with self.clock.on(self.view, name): found, tested = engine.look(self.search, self.others, self.limit - self.tested, self.until - self.clock.seconds)
+            self.looked_up, self.others = self.looked_up + found, self.others + tested
+        return self.clock.seconds - start
 
     def patient_enough(self) -> bool:
         first = next((c.tested for c in self.search.candidates if not c.missed), np.inf)
@@ -186,7 +203,7 @@ class _Work:
 
     def run(self) -> None:
         "Search, with looks in between, until something fits or the limits are met."
-        search, first_look, going_on = self.search, min(FIRST_LOOK, FIRST_SHARE * self.limit), True
+        search, looked_at, first_look, going_on = self.search, -1, min(FIRST_LOOK, FIRST_SHARE * self.limit), True
         look_at, chunk, last_look = first_look, 0.0, 0.02                  # seconds of a chunk, and those kept for the last look
         while going_on and self.tested < self.limit and self.clock.seconds + chunk + last_look < self.until and not self.patient_enough():
             before = self.clock.seconds
@@ -195,9 +212,9 @@ class _Work:
             chunk = self.clock.seconds - before
             if look_at == first_look: last_look += LOOK_SECONDS * chunk
             if _trusted(self.found) or search.tested < look_at: continue
-            look_at, last_look = look_at * LATER_LOOKS, 1.3 * self.look()
-            if _trusted(self.looked_up + self.repeated + self.mapped): return
-        if not _trusted(self.candidates) and search.tested > LAST_LOOK * self.looked_at: self.look()
+            looked_at, look_at, last_look = search.tested, look_at * LATER_LOOKS, 1.3 * self.look()
+            if _trusted(self.looked_up): return
+        if not _trusted(self.candidates) and search.tested > LAST_LOOK * looked_at: self.look()
 
 # %% ../../nbs/47_solver.ipynb #440033
 def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, engines: Sequence[str], views: Sequence[str]) -> _Account:
@@ -214,6 +231,18 @@ def _explore(task: Task, prior: np.ndarray | None, clock: _Clock, limit: float, 
         del work                    # its states are given back before the next view takes as much
     return account
 
+# %% ../../nbs/47_solver.ipynb #440050
+def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solution:
+    "The answer in words."
+    best = [c for c, _ in rank_answers(account.candidates)[:2]]
+    first = best[0] if best else None
+    guess, trusted = first is None or first.missed > 0 or first.wrong > 0, _trusted(account.candidates)
+    fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
+    return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
+                    first.bits if first else None, fitted, guess, account.tested, None if guess else min(c.tested for c in trusted), account.states,
+                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates), tuple(clock.spans))
+
+# %% ../../nbs/47_solver.ipynb #440049
 def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None, guidance=None, prior: np.ndarray | None = None, engines: Sequence[str] = ENGINES, views: Sequence[str] = tuple(VIEWS)) -> Solution:
     """Search a program for `task`: at most `budget` CPU seconds (None: no limit) and `max_nodes` programs (None: no limit).
 
@@ -230,16 +259,6 @@ def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None,
     clock, task = _Clock(budget), task.hide_test_outputs()
     account = _explore(task, source.priors([task])[0] if prior is None else prior, clock, np.inf if max_nodes is None else max_nodes, engines, views)
     return _solution(task, account, source.name, clock)
-
-def _solution(task: Task, account: _Account, prior: str, clock: _Clock) -> Solution:
-    "The answer in words."
-    best = [c for c, _ in rank_answers(account.candidates)[:2]]
-    first = best[0] if best else None
-    guess, trusted = first is None or first.missed > 0 or first.wrong > 0, _trusted(account.candidates)
-    fitted = 0 if first is None else len(task.demonstrations) if not first.wrong else sum(np.array_equal(run_program(first.program, p.input), p.output) for p in task.demonstrations)
-    return Solution(task.id, str(first.program) if first else None, tuple(str(c.program) for c in best), tuple(tuple(c.answers[i] for c in best) for i in range(len(task.tests))) if best else (),
-                    first.bits if first else None, fitted, guess, account.tested, None if guess else min(c.tested for c in trusted), account.states,
-                    first.engine if first else 'none', tuple(c.engine for c in best), prior, clock.seconds, sum(not c.wrong for c in account.candidates), tuple(clock.spans))
 
 # %% ../../nbs/47_solver.ipynb #440041
 ENGINE_COLOURS = dict(zip(ENGINES, ('#0074D9', '#FF851B', '#2ECC40', '#FFDC00', '#F012BE', '#85144B'), strict=True))

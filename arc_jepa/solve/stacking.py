@@ -10,35 +10,15 @@ import numpy as np
 from ..compiled import jit
 from ..dsl.ops import OP_BY_NAME
 from ..dsl.program import Program, Step, run_on_task
-from ..dsl.types import GRID, HEADER, MASK, OBJECT, OBJECTS, Type, hash_words, mix64, value_bytes
+from ..dsl.types import GRID, HEADER, Type, hash_words, mix64, value_bytes
 from ..grid import COLOUR_NAMES
-from .search import Candidate, Search, _probe
+from .search import Candidate, Search, States, _probe
 
 # %% auto #0
 __all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_TABLE_STATES', 'MAX_COPIED_GRIDS', 'MAX_PIECES', 'MAX_LAYERS',
            'GROUNDS', 'LEFT_OUT_GROUNDS', 'EFFORT', 'KINDS_OF_CELLS', 'Sets', 'Table', 'tables', 'stacks', 'show_cells']
 
 # %% ../../nbs/41_stacking.ipynb #410007
-@jit
-def _of_output_size(memory, states, goal, chosen):
-    "Write those of `states` to `chosen` whose canvas on each demonstration has the size of the output, in their order; returns how many."
-    n = 0
-    for s in states:
-        kind = np.int64(memory.kind[s])
-        if kind != GRID and kind != OBJECTS and kind != OBJECT and kind != MASK: continue
-        at, same = memory.offset[s], True
-        for k in range(goal.n_demonstrations):
-            out = goal.starts[k]
-            if memory.arena[at + 1] != goal.outputs[out + 1] or memory.arena[at + 2] != goal.outputs[out + 2]:
-                same = False
-                break
-            at += value_bytes(memory.arena[at:])
-        if not same: continue
-        chosen[n] = s
-        n += 1
-        if n == len(chosen): break
-    return n
-
 @jit
 def _sides(arena, at, sides):
     "Height and width on each pair of the state at `at`, into int64[n_pairs, 2]."
@@ -47,11 +27,11 @@ def _sides(arena, at, sides):
         at += value_bytes(arena[at:])
 
 @jit
-def _group_by_sides(memory, states, n_demonstrations, n_pairs, group):
+def _group_by_sides(arena, offsets, n_demonstrations, n_pairs, group):
     "Number the sizes on the tests in the order in which they occur, for each state into `group`; returns how many there are."
-    sides, n, keys = np.empty((n_pairs, 2), np.int64), 0, np.zeros(len(states), np.uint64)
-    for i in range(len(states)):
-        _sides(memory.arena, memory.offset[states[i]], sides)
+    sides, n, keys = np.empty((n_pairs, 2), np.int64), 0, np.zeros(len(offsets), np.uint64)
+    for i in range(len(offsets)):
+        _sides(arena, offsets[i], sides)
         key = np.uint64(0)
         for k in range(n_demonstrations, n_pairs): key = mix64(key ^ np.uint64(64 * sides[k, 0] + sides[k, 1]))
         group[i] = n
@@ -83,6 +63,7 @@ def _cell_bits(arena, at, n_pairs, bits):
         first += (n + 63) >> 6
         at += value_bytes(arena[at:])
 
+# %% ../../nbs/41_stacking.ipynb #410070
 @jit
 def _is_empty(bits, words):
     for w in range(words):
@@ -95,18 +76,18 @@ def _is_new(table, bits):
     return _probe(table, hash_words(bits, 0, len(bits), 0) | np.uint64(1))
 
 @jit
-def _collect_literals(memory, states, n_pairs, demo_words, table, literals, state_of, colour_of):
-    "Write the distinct literals of `states` in their order: bit sets, state, colour. Returns how many; those that are empty on the demonstrations are none."
+def _collect_literals(arena, offsets, n_pairs, demo_words, table, literals, place_of, colour_of):
+    "Write the distinct literals of states in their order: bit sets, place of the state, colour. Returns how many; those that are empty on the demonstrations are none."
     n, bits = 0, np.zeros((11, literals.shape[1]), np.uint64)
-    for s in states:
-        _cell_bits(memory.arena, memory.offset[s], n_pairs, bits)
+    for s in range(len(offsets)):
+        _cell_bits(arena, offsets[s], n_pairs, bits)
         n_colours = 0
         for colour in range(1, 10): n_colours += not _is_empty(bits[colour], bits.shape[1])
         for colour in range(11):
-            if colour == NOT_BLACK and memory.kind[s] == GRID and n_colours < 2: continue
+            if colour == NOT_BLACK and arena[offsets[s]] == GRID and n_colours < 2: continue
             if _is_empty(bits[colour], demo_words) or not _is_new(table, bits[colour]): continue
-            if n == len(state_of): return n
-            literals[n], state_of[n], colour_of[n] = bits[colour], s, colour
+            if n == len(place_of): return n
+            literals[n], place_of[n], colour_of[n] = bits[colour], s, colour
             n += 1
     return n
 
@@ -129,6 +110,7 @@ def _gain(bits, open_cells):
         if bits[w] & open_cells[w]: n += _count(bits[w] & open_cells[w])
     return n
 
+# %% ../../nbs/41_stacking.ipynb #410074
 @jit
 def _colour_of_cell(word, cells, wanted):
     "The colour in the outputs of the first of `cells` in a word."
@@ -162,6 +144,7 @@ def _most(row, wanted, open_cells):
         most = max(most, n)
     return most
 
+# %% ../../nbs/41_stacking.ipynb #410076
 @jit
 def _find_pieces(literals, bits, n_paired, wanted, open_cells, cell_bits, pieces, piece_bits):
     """Pieces that paint open cells for less than saying so cell by cell, into `pieces` int64[P, 4] (kind, literal, second literal or −1, colour); returns how many. Pairs are taken among the first `n_paired` literals.
@@ -196,14 +179,15 @@ def _find_pieces(literals, bits, n_paired, wanted, open_cells, cell_bits, pieces
 
 # %% ../../nbs/41_stacking.ipynb #410053
 @jit
-def _compare(memory, grids, n_pairs, wanted, right, painted, bits):
+def _compare(arena, offsets, n_pairs, wanted, right, painted, bits):
     "Where each grid has the colour of the output, and where it is not black, on the demonstrations; `bits` is scratch."
-    for g in range(len(grids)):
-        _cell_bits(memory.arena, memory.offset[grids[g]], n_pairs, bits)
+    for g in range(len(offsets)):
+        _cell_bits(arena, offsets[g], n_pairs, bits)
         for w in range(right.shape[1]):
             painted[g, w] = bits[NOT_BLACK, w]
             for colour in range(10): right[g, w] |= bits[colour, w] & wanted[colour, w]
 
+# %% ../../nbs/41_stacking.ipynb #410080
 @jit
 def _find_copies(literals, bits, n_paired, grid_bits, right, painted, open_cells, cell_bits, pieces, piece_bits, n):
     "Further pieces from number `n` on: what a grid has that is not black, inside of a literal, where all of it is right. Returns how many pieces there are."
@@ -290,36 +274,33 @@ def _cells(pieces: np.ndarray, sets: Sets) -> np.ndarray:
     _cells_of_pieces(pieces, sets.literals, sets.painted, cells)
     return cells
 
+# %% ../../nbs/41_stacking.ipynb #410083
 class Table:
-    "The states of one size: literals, grounds, pieces, and covers for any choice of demonstrations."
-    def __init__(self, search: Search, states: np.ndarray, costs: np.ndarray):
-        memory, goal = search._memory, search._goal
-        self.search, self.goal = search, goal
-        sides = np.empty((goal.n_pairs, 2), np.int64)
-        _sides(memory.arena, memory.offset[states[0]], sides)
+    "States of one size, cheapest first: literals, grounds, pieces, and covers for any choice of demonstrations."
+    def __init__(self, search: Search, states: States):
+        self.search, self.goal = search, states.goal
+        goal, sides = states.goal, np.empty((states.goal.n_pairs, 2), np.int64)
+        _sides(states.arena, states.offsets[0], sides)
         ends = np.cumsum([0] + [(h * w + 63) // 64 for h, w in sides.tolist()])
         self.sides, self.spans, self.words = sides.tolist(), list(zip(ends[:-1], ends[1:])), int(ends[goal.n_demonstrations])
         self.cell_bits = float(np.log2(max(np.prod(sides[:goal.n_demonstrations], 1).mean(), 2)) + np.log2(10))
-        self._literals(memory, states, costs, int(ends[-1]))
-        self._grounds(memory, states, costs, int(ends[-1]))
+        self._literals(states, int(ends[-1]))
+        self._grounds(states[states.kinds == GRID], int(ends[-1]))
         self.paired = int(min(len(self.bits), np.sqrt(2 * EFFORT / self.words)))
 
-    def _literals(self, memory, states, costs, words):
+    def _literals(self, states: States, words: int) -> None:
         room = 4 * len(states)
-        literals, state_of, colour_of = np.zeros((room, words), np.uint64), np.zeros(room, np.int64), np.zeros(room, np.int64)
-        n = _collect_literals(memory, states, self.goal.n_pairs, self.words, np.zeros(1 << int(np.ceil(np.log2(2.5 * room))), np.uint64), literals, state_of, colour_of)
-        order = np.argsort(costs[state_of[:n]], kind='stable')
-        self.literals, self.state_of, self.colour_of = literals[order], state_of[order], colour_of[order]
-        self.bits = costs[self.state_of] + LITERAL_BITS
+        literals, place_of, colour_of = np.zeros((room, words), np.uint64), np.zeros(room, np.int64), np.zeros(room, np.int64)
+        n = _collect_literals(states.arena, states.offsets, self.goal.n_pairs, self.words, np.zeros(1 << int(np.ceil(np.log2(2.5 * room))), np.uint64), literals, place_of, colour_of)
+        self.literals, self.state_of, self.colour_of, self.bits = literals[:n], states.numbers[place_of[:n]], colour_of[:n], states.bits[place_of[:n]] + LITERAL_BITS
 
-    def _grounds(self, memory, states, costs, words):
+    def _grounds(self, grids: States, words: int) -> None:
         self.wanted, bits = np.zeros((11, words), np.uint64), np.zeros((11, words), np.uint64)
         _cell_bits(self.goal.outputs, 0, self.goal.n_demonstrations, self.wanted)
         self.wanted = np.ascontiguousarray(self.wanted[:10, :self.words])
-        self.grids = states[memory.kind[states] == GRID]
-        self.grid_bits = costs[self.grids]
-        self.right, self.painted = np.zeros((len(self.grids), self.words), np.uint64), np.zeros((len(self.grids), self.words), np.uint64)
-        _compare(memory, self.grids, self.goal.n_pairs, self.wanted, self.right, self.painted, bits)
+        self.grids, self.grid_bits = grids.numbers, grids.bits
+        self.right, self.painted = np.zeros((len(grids), self.words), np.uint64), np.zeros((len(grids), self.words), np.uint64)
+        _compare(grids.arena, grids.offsets, self.goal.n_pairs, self.wanted, self.right, self.painted, bits)
 
     def counting(self, counted: np.ndarray | None = None) -> Sets:
         "The sets of cells without those that do not count. `counted` uint64[words]: the cells that do; None for all."
@@ -379,13 +360,12 @@ class Table:
 # %% ../../nbs/41_stacking.ipynb #410019
 def tables(search: Search) -> list[Table]:
     "Tables of the states of `search` that have the size of the output: for the two sizes on the tests on which most of them agree."
-    goal, states = search._goal, np.zeros(MAX_TABLE_STATES, np.int64)
-    states = states[:_of_output_size(search._memory, search.cheapest_first(), goal, states)]
+    states = search.cheapest_first().of_output_size(MAX_TABLE_STATES)
     if not len(states): return []
-    group, costs = np.zeros(len(states), np.int64), search.state_bits()
-    n_groups = _group_by_sides(search._memory, states, goal.n_demonstrations, goal.n_pairs, group)
+    group = np.zeros(len(states), np.int64)
+    n_groups = _group_by_sides(states.arena, states.offsets, states.goal.n_demonstrations, states.goal.n_pairs, group)
     commonest = (states[group == g] for g in np.argsort(-np.bincount(group, minlength=n_groups), kind='stable')[:2])
-    return [Table(search, chosen, costs) for chosen in commonest if (search.kinds[chosen] == GRID).any()]
+    return [Table(search, chosen) for chosen in commonest if (chosen.kinds == GRID).any()]
 
 def stacks(search: Search) -> list[Candidate]:
     "Stacks from the states of `search` that fit all demonstrations, each answer once; when none does, the two that have the fewest cells wrong."

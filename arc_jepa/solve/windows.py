@@ -11,7 +11,7 @@ from ..compiled import jit
 from ..grid import Task
 from ..dsl.ops import N_OPS, OP_BY_NAME
 from ..dsl.program import Program, Step, run_on_task
-from ..dsl.types import GRID, HEADER, MASK, OBJECT, value_bytes
+from ..dsl.types import HEADER, Type, value_bytes
 from .search import Candidate, Search
 
 # %% auto #0
@@ -32,29 +32,30 @@ def _box(arena, at, window):
     window[0], window[1], window[2], window[3], window[4], window[5] = top, left, bottom - top + 1, right - left + 1, h, w
     return bottom >= 0
 
+# %% ../../nbs/42_windows.ipynb #420023
 @jit
-def _window(memory, state, goal, window):
-    "The boxes of a state on all pairs into int64[n_pairs, 6]; False if it has none somewhere, one of another size than a demonstration's output, or only whole canvases."
-    at, whole = memory.offset[state], True
+def _window(arena, at, goal, window):
+    "The boxes of the object or mask at `at` on all pairs into int64[n_pairs, 6]; False if it has none somewhere, one of another size than a demonstration's output, or only whole canvases."
+    whole = True
     for k in range(goal.n_pairs):
-        if not _box(memory.arena, at, window[k]): return False
+        if not _box(arena, at, window[k]): return False
         whole &= window[k, 2] == window[k, 4] and window[k, 3] == window[k, 5]
         if k < goal.n_demonstrations and (goal.outputs[goal.starts[k] + 1] != window[k, 2] or goal.outputs[goal.starts[k] + 2] != window[k, 3]): return False
-        at += value_bytes(memory.arena[at:])
+        at += value_bytes(arena[at:])
     return not whole
 
 @jit
-def _collect_windows(memory, states, goal, windows, state_of):
-    "The distinct windows among `states`, in their order; returns how many."
+def _collect_windows(arena, offsets, goal, windows, place_of):
+    "The distinct windows among objects and masks, in their order, and which of those each is; returns how many."
     n = 0
-    for s in states:
-        if (memory.kind[s] != OBJECT and memory.kind[s] != MASK) or not _window(memory, s, goal, windows[n]): continue
+    for s in range(len(offsets)):
+        if not _window(arena, offsets[s], goal, windows[n]): continue
         new = True
         for i in range(n): new &= not np.array_equal(windows[i], windows[n])
         if not new: continue
-        state_of[n] = s
+        place_of[n] = s
         n += 1
-        if n == len(state_of): break
+        if n == len(place_of): break
     return n
 
 # %% ../../nbs/42_windows.ipynb #420010
@@ -68,19 +69,19 @@ def _shows(arena, at, window, output, out):
             if arena[at + HEADER + (window[0] + r) * width + window[1] + c] != output[out + HEADER + r * w + c]: return False
     return True
 
+# %% ../../nbs/42_windows.ipynb #420025
 @jit
-def _look(memory, states, goal, windows, seen):
-    "Write (window, state) to `seen` for all grids among `states` that show the outputs of all demonstrations; returns how many."
+def _look(arena, offsets, goal, windows, seen):
+    "Write (window, grid) to `seen` for all grids that show the outputs of all demonstrations; returns how many."
     n = 0
-    for s in states:
-        if memory.kind[s] != GRID: continue
+    for s in range(len(offsets)):
         for i in range(len(windows)):
-            at, right = memory.offset[s], True
+            at, right = offsets[s], True
             for k in range(goal.n_demonstrations):
-                if not _shows(memory.arena, at, windows[i, k], goal.outputs, goal.starts[k]):
+                if not _shows(arena, at, windows[i, k], goal.outputs, goal.starts[k]):
                     right = False
                     break
-                at += value_bytes(memory.arena[at:])
+                at += value_bytes(arena[at:])
             if not right: continue
             seen[n, 0], seen[n, 1] = i, s
             n += 1
@@ -88,9 +89,6 @@ def _look(memory, states, goal, windows, seen):
     return n
 
 # %% ../../nbs/42_windows.ipynb #420012
-CROP_BITS = float(np.log2(N_OPS))        # the step that looks through the window
-MAX_ANSWERS, MAX_TRIED = 8, 64           # different answers that are given; programs that are run for them, the cheapest
-
 def literal_bits(grid: np.ndarray) -> float:
     "What naming the cells of a grid takes, if its size is known: a colour for each, or, where that is less, the number of colours, which, how many cells of each, and where they are."
     counts = np.unique(grid, return_counts=True)[1].tolist()
@@ -101,6 +99,10 @@ def worth_saying(bits: float, task: Task) -> bool:
     "Is a program of `bits` cheaper than naming the cells of the demonstrations' outputs?"
     return bits < sum(literal_bits(pair.output) for pair in task.demonstrations)
 
+# %% ../../nbs/42_windows.ipynb #420027
+CROP_BITS = float(np.log2(N_OPS))        # the step that looks through the window
+MAX_ANSWERS, MAX_TRIED = 8, 64           # different answers that are given; programs that are run for them, the cheapest
+
 def _through(window: Program, grid: Program) -> Program:
     "The part of a grid that is in the box of an object or a mask."
     place, size = (Program(window.steps + (Step(OP_BY_NAME[name], ()),), 'input') for name in ('position_of', 'size_of'))
@@ -108,18 +110,16 @@ def _through(window: Program, grid: Program) -> Program:
 
 def windows(search: Search) -> list[Candidate]:
     "What states of `search` show of each other that is the output of every demonstration: the cheapest program for each answer, at most `MAX_ANSWERS`, cheapest first."
-    goal, memory, task = search._goal, search._memory, search.task
-    boxes, state_of, seen = np.zeros((MAX_WINDOWS, goal.n_pairs, 6), np.int64), np.zeros(MAX_WINDOWS, np.int64), np.zeros((MAX_MATCHES, 2), np.int64)
-    states = search.cheapest_first()
-    n = _collect_windows(memory, states, goal, boxes, state_of)
-    pairs = seen[:_look(memory, states, goal, boxes[:n], seen)]
-    if not len(pairs): return []
-    costs, found = search.state_bits(), {}
-    bits = costs[state_of[pairs[:, 0]]] + costs[pairs[:, 1]] + CROP_BITS
+    task, places, grids = search.task, search.cheapest_first(Type.object, Type.mask), search.cheapest_first(Type.grid)
+    boxes, place_of, seen = np.zeros((MAX_WINDOWS, places.goal.n_pairs, 6), np.int64), np.zeros(MAX_WINDOWS, np.int64), np.zeros((MAX_MATCHES, 2), np.int64)
+    n = _collect_windows(places.arena, places.offsets, places.goal, boxes, place_of)
+    seen = seen[:_look(grids.arena, grids.offsets, grids.goal, boxes[:n], seen)]
+    where, what, found = places[place_of[seen[:, 0]]], grids[seen[:, 1]], {}
+    bits = where.bits + what.bits + CROP_BITS
     for i in np.argsort(bits, kind='stable')[:MAX_TRIED].tolist():
         if len(found) == MAX_ANSWERS: break
-        program = _through(search.program(int(state_of[pairs[i, 0]])), search.program(int(pairs[i, 1])))
-        answers = run_on_task(program, task)[goal.n_demonstrations:]
+        program = _through(search.program(int(where.numbers[i])), search.program(int(what.numbers[i])))
+        answers = run_on_task(program, task)[len(task.demonstrations):]
         if all(isinstance(a, np.ndarray) for a in answers):
-            found.setdefault(tuple((a.shape, a.tobytes()) for a in answers), Candidate(program, float(bits[i]), tuple(answers), search.tested, 'windows', 0 if worth_saying(bits[i], task) else goal.n_demonstrations))
+            found.setdefault(tuple((a.shape, a.tobytes()) for a in answers), Candidate(program, float(bits[i]), tuple(answers), search.tested, 'windows', 0 if worth_saying(bits[i], task) else len(task.demonstrations)))
     return list(found.values())
