@@ -1,10 +1,12 @@
 """The solver and its engines: what windows, branches, objects and views find runs again by the executor, nothing leaks from test outputs, and every limit holds: programs, CPU time, memory."""
+import gc
 import itertools
 import json
 import shutil
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from arc_jepa.datasets import load_task
 from arc_jepa.dsl.ops import OP_BY_NAME
 from arc_jepa.dsl.program import Program, Step, parse, reproduces, run_program
 from arc_jepa.grid import Pair, Task
-from arc_jepa.solve import solver as solver_module
+from arc_jepa.solve import objectwise as objectwise_module, solver as solver_module
 from arc_jepa.solve.branches import branches, one_step_more, repeats
 from arc_jepa.solve.objectwise import SEGMENTATIONS, objectwise, part_task
 from arc_jepa.solve.search import Candidate, Search
@@ -299,6 +301,24 @@ def test_the_same_limit_gives_the_same_solution(name):
 
 
 # ---- limits
+
+@pytest.mark.parametrize('name', [MANY_VIEWS_AND_PARTS, '11852cab'])
+def test_the_memory_of_a_view_is_given_back_without_the_garbage_collector(name, monkeypatch):
+    "In a reference cycle the grids of each view would stay until some later collection: hundreds of MB a task."
+    arenas = []
+    class Watched(Search):
+        def __init__(self, *words, **limits):
+            super().__init__(*words, **limits)
+            arenas.append(weakref.ref(self._memory.arena))
+    for room in (solver_module, objectwise_module): monkeypatch.setattr(room, 'Search', Watched)
+    gc.collect()
+    gc.disable()
+    try:
+        solve(task_of(name), budget=None, max_nodes=20_000)
+        left = [arena() is not None for arena in arenas]
+    finally: gc.enable()
+    assert len(left) > 2 and not any(left)
+
 
 SMALL_LIMITS = """
 import json, sys
