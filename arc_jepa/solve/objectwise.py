@@ -65,7 +65,7 @@ def part_task(segmentation: Program, task: Task) -> Task | None:
 
 # %% ../../nbs/43_objectwise.ipynb #430110
 OBJECT_MAP_BITS = float(np.log2(N_OPS) + np.log2(len(SEGMENTATIONS)))       # the step that maps, and what it maps over
-BODY_BYTES, BODY_STATES = 48 << 20, 100_000       # bounds of a search for a body, which has its memory beside that of the search on the whole task
+BODY_BYTES, BODY_STATES = 40 << 20, 100_000       # bounds of a search for a body, which has its memory beside that of the search on the whole task
 
 def _missed(segmentation: Program, body: Candidate, task: Task) -> int:
     "How many demonstrations a body does not predict from the objects of the others; for one without a colour map at most all."

@@ -437,7 +437,7 @@ class Search(_Kept):
     A state is gone on from when its cost comes, a grid `weight` bits later for each doubling of its wrong cells; with `weight=0` programs come in the exact order of their cost.
 
     Memory is bounded by `max_bytes` for values and `max_states`; a search that meets a bound stops, is `full`, and keeps what it found. Test outputs of `task` are not looked at."""
-    def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 160 << 20, max_states: int = 400_000, max_candidates: int = 64, weight: float = WEIGHT):
+    def __init__(self, task: Task, prior: np.ndarray | None = None, max_bytes: int = 144 << 20, max_states: int = 400_000, max_candidates: int = 64, weight: float = WEIGHT):
         if not 0 <= weight <= MAX_WEIGHT: raise ValueError(f'weight: bits for each doubling of the wrong cells, from 0 to {MAX_WEIGHT}, not {weight}')
         self.task, self.prior, self.instructions = task, prior, instructions_for(task)
         self._costs, self._goal, self._work = instruction_costs(self.instructions, prior), _goal(task), np.zeros(WORK_BYTES, np.uint8)

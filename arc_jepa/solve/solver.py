@@ -277,7 +277,7 @@ def show_timeline(solution: Solution):
     return figure
 
 # %% ../../nbs/47_solver.ipynb #48aa6ee5
-MEMORY, BASE_MEMORY, WORKER_MEMORY = 1000, 480, 245       # MB: in all; of the process without a search; of a search at its bounds, with bodies for objects
+MEMORY, BASE_MEMORY, WORKER_MEMORY = 1000, 490, 220       # MB: in all; of the process without a search; of a search at its bounds, with bodies for objects
 
 def default_workers() -> int:
     "Threads that solve at once: no more than the cores that this process may run on, and than fit into `MEMORY`."
