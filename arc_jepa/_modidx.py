@@ -2527,6 +2527,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                             'arc_jepa.solve.recognition.worth_of_sources': ( 'recognition.html#worth_of_sources',
                                                                                              'arc_jepa/solve/recognition.py')},
             'arc_jepa.solve.search': { 'arc_jepa.solve.search.Candidate': ('search.html#candidate', 'arc_jepa/solve/search.py'),
+                                       'arc_jepa.solve.search.Candidate.said': ('search.html#candidate.said', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.Goal': ('search.html#goal', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.Instructions': ('search.html#instructions', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.Memory': ('search.html#memory', 'arc_jepa/solve/search.py'),

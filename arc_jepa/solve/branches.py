@@ -143,7 +143,7 @@ def branches(search: Search) -> list[Candidate]:
         if len(found) == MAX_ANSWERS: break
         program = search.program(start) + Program((Step(OP_BY_NAME['if'], tuple(_body(search, state, start) for state in triple)),))
         candidate = _candidate(search, 'branches', program, bits, missed)
-        if candidate: found.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), candidate)
+        if candidate: found.setdefault(candidate.said, candidate)
     return list(found.values())
 
 # %% ../../nbs/44_branches.ipynb #442022
@@ -239,7 +239,7 @@ def repeats(search: Search, first: int = 1, programs: int = 1_000) -> tuple[list
     for start, end, more in sorted(found[:n].tolist(), key=lambda row: costs[row[1]]):
         if len(kept) == MAX_ANSWERS: break
         candidate = _candidate(search, 'repeats', search.program(start) + Program((Step(OP_BY_NAME['repeat'], (_body(search, end, start),)),)), float(costs[end]) + IF_BITS, int(more == 1))
-        if candidate: kept.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), candidate)
+        if candidate: kept.setdefault(candidate.said, candidate)
     return list(kept.values()), tested, next_one
 
 # %% ../../nbs/44_branches.ipynb #442031
@@ -308,5 +308,5 @@ def one_step_more(search: Search, programs: int = 1_000) -> tuple[list[Candidate
         order = np.argsort(all_bits, kind='stable')
         missed = _count_missed(np.append(right_on, stepped)[order], all_bits[order], truths, costs[conditions], IF_BITS, n_demonstrations)
         candidate = _candidate(search, 'branches', search.program(int(grids[g])) + Program((choice,)), total, missed)
-        if candidate: kept.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), candidate)
+        if candidate: kept.setdefault(candidate.said, candidate)
     return list(kept.values()), tested

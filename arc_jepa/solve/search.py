@@ -305,6 +305,11 @@ class Candidate:
     missed: int = 0          # 0: nothing speaks against it
     wrong: int = 0           # cells of the demonstrations' outputs that it has wrong
 
+    @property
+    def said(self) -> tuple:
+        "The same for candidates that answer the same: sizes and cells."
+        return tuple((a.shape, a.tobytes()) for a in self.answers)
+
 # %% ../../nbs/40_search.ipynb #400042
 COLOUR_MAP_BITS = 4.0                    # the step `map_colours`
 IMAGE_BITS = float(2 * np.log2(10))      # a colour that it changes, and into what

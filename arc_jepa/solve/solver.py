@@ -34,7 +34,7 @@ WRONG = 40.0             # bits for each cell that it has wrong: never before on
 def rank_answers(candidates: list[Candidate]) -> list[tuple[Candidate, float]]:
     "The distinct answers, best first: for each the best candidate that gives it, and −log₂ of the total probability of all that do, with what speaks against them."
     groups: dict[tuple, list[Candidate]] = {}
-    for candidate in candidates: groups.setdefault(tuple((a.shape, a.tobytes()) for a in candidate.answers), []).append(candidate)
+    for candidate in candidates: groups.setdefault(candidate.said, []).append(candidate)
     def bits(candidate): return candidate.bits + DOUBT * candidate.missed + WRONG * candidate.wrong
     def total(group): return -np.logaddexp2.reduce([-bits(c) for c in group])
     return [(min(group, key=bits), float(total(group))) for group in sorted(groups.values(), key=total)]

@@ -380,7 +380,9 @@ def _stacks_of_one_size(table: Table) -> list[Candidate]:
     for bits, ground, pieces, wrong in fits or covers[:2]:
         program = table.program(ground, pieces)
         results = run_on_task(program, table.search.task)[table.goal.n_demonstrations:]
-        if all(isinstance(r, np.ndarray) for r in results): found.setdefault(tuple((r.shape, r.tobytes()) for r in results), Candidate(program, bits, tuple(results), table.search.tested, 'stacking', missed, wrong))
+        if not all(isinstance(r, np.ndarray) for r in results): continue
+        candidate = Candidate(program, bits, tuple(results), table.search.tested, 'stacking', missed, wrong)
+        found.setdefault(candidate.said, candidate)
     return list(found.values())
 
 # %% ../../nbs/41_stacking.ipynb #410061

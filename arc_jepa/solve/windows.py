@@ -120,6 +120,7 @@ def windows(search: Search) -> list[Candidate]:
         if len(found) == MAX_ANSWERS: break
         program = _through(search.program(int(where.numbers[i])), search.program(int(what.numbers[i])))
         answers = run_on_task(program, task)[len(task.demonstrations):]
-        if all(isinstance(a, np.ndarray) for a in answers):
-            found.setdefault(tuple((a.shape, a.tobytes()) for a in answers), Candidate(program, float(bits[i]), tuple(answers), search.tested, 'windows', 0 if worth_saying(bits[i], task) else len(task.demonstrations)))
+        if not all(isinstance(a, np.ndarray) for a in answers): continue
+        candidate = Candidate(program, float(bits[i]), tuple(answers), search.tested, 'windows', 0 if worth_saying(bits[i], task) else len(task.demonstrations))
+        found.setdefault(candidate.said, candidate)
     return list(found.values())
