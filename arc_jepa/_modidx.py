@@ -1166,6 +1166,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                             'arc_jepa/evaluate/evaluation.py'),
                                               'arc_jepa.evaluate.evaluation.new_behaviours': ( 'evaluation.html#new_behaviours',
                                                                                                'arc_jepa/evaluate/evaluation.py'),
+                                              'arc_jepa.evaluate.evaluation.novelty_of_fresh_rules': ( 'evaluation.html#novelty_of_fresh_rules',
+                                                                                                       'arc_jepa/evaluate/evaluation.py'),
                                               'arc_jepa.evaluate.evaluation.programs_to_first_fit': ( 'evaluation.html#programs_to_first_fit',
                                                                                                       'arc_jepa/evaluate/evaluation.py'),
                                               'arc_jepa.evaluate.evaluation.solve_tasks': ( 'evaluation.html#solve_tasks',

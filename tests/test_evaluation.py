@@ -12,7 +12,7 @@ from scipy.stats import t
 from typer.testing import CliRunner
 
 from arc_jepa.commands import app
-from arc_jepa.datasets import load_tasks
+from arc_jepa.datasets import load_task, load_tasks
 from arc_jepa.evaluate import evaluation
 from arc_jepa.evaluate.evaluation import evaluate, guessed_answers, likely_size, solve_tasks, submission
 from arc_jepa.grid import Pair, Task, as_grid
@@ -69,11 +69,15 @@ def test_the_flat_figures_are_those_of_the_rows(tmp_path):
     sure = [not row['guess'] for row in rows]
     assert flat['tasks'] == 24 and flat['solved_tasks'] == sum(solved) and flat['solved_one_attempt'] == sum(first)
     assert flat['solved_by_one'] == flat['programs_to_first_fit'] == {}, 'one variant has nobody beside it'
-    assert flat['size_accuracy'] == pytest.approx(np.mean(sized)) and flat['full_fit_precision'] == pytest.approx(sum(np.logical_and(solved, sure)) / sum(sure))
+    assert flat['size_accuracy'] == pytest.approx(np.mean(sized)) and flat['full_fit_precision'] == pytest.approx(sum(np.logical_and(first, sure)) / sum(sure))
     assert flat['programs_tested'] == pytest.approx(np.mean([row['programs_tested'] for row in rows]))
     assert flat['cpu_s_per_item'] == pytest.approx(sum(row['seconds'] for row in rows) / sum(len(t.tests) for t in tasks), abs=2e-3)
     assert 0 < sum(solved) < sum(sized) < 24 and sum(first) and sum(sure), 'figures that can be told apart'
 
+
+def test_a_second_attempt_does_not_make_an_answer_right_that_the_solver_stands_by():
+    found = evaluate([load_task('arc1/training/c3f564a4')], max_nodes=6_000, progress=False).json['variants']['dsl_only']
+    assert (found['solved_count'], found['solved_one_attempt'], found['full_fits'], found['full_fit_precision']) == (1, 0, 1, 0)
 
 def test_guidance_gives_one_variant_of_its_name():
     for words, name, prior in ((['--guidance', 'frequency'], 'frequency', 'frequency'), (['--guidance', 'uniform'], 'dsl_only', 'uniform'), ([], 'dsl_only', 'uniform')):

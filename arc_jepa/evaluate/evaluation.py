@@ -26,9 +26,9 @@ from ..solve.solver import ENGINES, Solution, default_workers, solve, solver_sta
 from ..statistics import as_number, geometric_ratio, sign_test, wilson_interval
 
 # %% auto #0
-__all__ = ['LONGEST_SIDE', 'known_behaviours', 'new_behaviours', 'leave_one_out_distances', 'distance_statistics', 'solved',
-           'solved_by_one', 'first_fits', 'fits_of_both', 'programs_to_first_fit', 'Report', 'Journal', 'solve_tasks',
-           'evaluate', 'likely_size', 'guessed_answers', 'submission']
+__all__ = ['LONGEST_SIDE', 'known_behaviours', 'new_behaviours', 'novelty_of_fresh_rules', 'leave_one_out_distances',
+           'distance_statistics', 'solved', 'solved_by_one', 'first_fits', 'fits_of_both', 'programs_to_first_fit',
+           'Report', 'Journal', 'solve_tasks', 'evaluate', 'likely_size', 'guessed_answers', 'submission']
 
 # %% ../../nbs/50_evaluation.ipynb #500008
 @lru_cache(maxsize=1)
@@ -37,9 +37,14 @@ def known_behaviours() -> frozenset:
     programs = sample_batch(None, 1_000_000, 1, 6000).programs
     return frozenset(behaviour(program) for program in np.unique(programs.reshape(len(programs), -1), axis=0).reshape(-1, *programs.shape[1:]))
 
-def new_behaviours(programs: Sequence[str]) -> int:
+def new_behaviours(programs: Sequence[str | np.ndarray]) -> int:
     "How many new behaviours there are among `programs`, each counted once. Give it programs whose answers are right: a wrong one is no discovery."
     return len({behaviour(program) for program in programs} - {None} - known_behaviours())
+
+@lru_cache(maxsize=1)
+def novelty_of_fresh_rules(rules: int = 300) -> float:
+    "Share of freshly drawn rules of the training curriculum that are new by the same measure."
+    return new_behaviours(sample_batch(None, 2_000_000, 1, rules).programs) / rules
 
 # %% ../../nbs/50_evaluation.ipynb #500011
 def leave_one_out_distances(jepa, tasks: Sequence[Task]) -> np.ndarray:
@@ -139,7 +144,8 @@ def _by_phase(tasks: Sequence[Task], solved: Sequence[bool]) -> dict[str, dict[s
 
 def _variant(tasks: Sequence[Task], solutions: list[Solution], prior: str, prior_seconds: float) -> dict:
     flags, sure = [bool(s.solves(t)) for t, s in zip(tasks, solutions)], [not s.guess for s in solutions]
-    solved, first, stood = sum(flags), sum(bool(s.solves(t, 1)) for t, s in zip(tasks, solutions)), sum(np.logical_and(flags, sure).tolist())
+    at_once = [bool(s.solves(t, 1)) for t, s in zip(tasks, solutions)]
+    solved, first, stood = sum(flags), sum(at_once), sum(np.logical_and(at_once, sure).tolist())         # what it stands by is its first attempt
     right = [(k, s) for t, s in zip(tasks, solutions) if (k := s.right_attempt(t)) is not None]         # whose program is right: attempts that are right for one test each have none
     items = sum(len(t.tests) for t in tasks)
     return {'success_rate': solved / len(tasks), 'success_interval': wilson_interval(solved, len(tasks)), 'solved_count': solved, 'solved_one_attempt': first, 'by_phase': _by_phase(tasks, flags),
@@ -211,7 +217,7 @@ def evaluate(tasks: Sequence[Task], variants: dict[str, object] | None = None, m
     results = [{'id': t.id, **{v: _row(t, solutions[v][i]) for v in variants}} for i, t in enumerate(tasks_list)]
     pairs = [(names[0], other) for other in names[1:]] + [(other, names[-1]) for other in names[1:-1]]          # each against the first, and the last, which knows most, against each
     return Report({'tasks': name, 'dataset': {'name': name, 'version': getattr(tasks, 'version', None), 'content_hash': getattr(tasks, 'content_hash', None)}, 'total_tasks': len(tasks_list),
-                   'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'variants': summaries,
+                   'budget': {'max_nodes': max_nodes, 'seconds': budget}, 'novelty_of_fresh_rules': novelty_of_fresh_rules(), 'variants': summaries,
                    **{compare.__name__: {f'{one} / {other}': compare(results, one, other) for one, other in pairs} for compare in (solved_by_one, programs_to_first_fit)},
                    'latent_distances': {**distance_statistics(distances, [s.solves(t) for t, s in zip(tasks_list, solutions[next(iter(variants))])]), 'trained': jepa.trained} if jepa is not None else None,
                    'results': results}, solutions)

@@ -366,7 +366,9 @@ def variants_html(data: dict) -> str:
         rows.append([f'<b>{escape(name)}</b>', escape(v.get('prior')), f'<b>{count(v.get("solved_count"))}</b> of {count(data.get("total_tasks"))}', percent(v.get('success_rate')), span(v.get('success_interval')), count(v.get('solved_one_attempt')),
                      count(v.get('avg_programs_tested')), count(v.get('cpu_s_per_item'), 3), percent(v.get('full_fit_precision')), percent(v.get('novelty_rate'))])
     head = ('variant', 'prior', 'solved', 'share', '95 % interval', 'with one attempt', 'programs a task', 'CPU s a test', 'right if it fits', 'new rules')
-    return table_html(head, rows) if rows else note_html('No variants are recorded.')
+    fresh = as_number(data.get('novelty_of_fresh_rules'))
+    words = '' if fresh is None else f'<p>Right if it fits: of the answers that the solver stands by, those that are right. New rules: different rules found that are not among 6,000 of the training curriculum, by task; of fresh rules of that curriculum {percent(fresh)} are new in the same sense.</p>'
+    return table_html(head, rows) + words if rows else note_html('No variants are recorded.')
 
 def distances_html(distances: Any) -> str:
     "A sentence on whether the latent distance, fixed before the search, tells tasks that get solved from those that do not."
