@@ -398,14 +398,15 @@ def show_cells(table: Table, sets: dict[str, np.ndarray], wanted: np.ndarray, op
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
-    n = table.goal.n_demonstrations
+    n, shown = table.goal.n_demonstrations, set()
     figure, axes = plt.subplots(n, len(sets), figsize=(size * len(sets), size * n + .5), squeeze=False, layout='constrained')
     for column, (title, cells) in zip(axes.T, sets.items()):
         column[0].set_title(title, fontsize=8)
         for axis, judged in zip(column, _judged(*map(table.unpack, (cells, wanted, open_cells)))):
+            shown.update(judged.ravel().tolist())
             axis.imshow(judged, cmap=ListedColormap(list(KINDS_OF_CELLS.values())), vmin=-.5, vmax=len(KINDS_OF_CELLS) - .5, interpolation='nearest')
             axis.set_xticks(np.arange(judged.shape[1] + 1) - .5, []), axis.set_yticks(np.arange(judged.shape[0] + 1) - .5, [])
             axis.grid(color='white', lw=.4), axis.tick_params(length=0), axis.spines[:].set_visible(False)
-    figure.legend(handles=[Patch(color=colour, label=kind) for kind, colour in KINDS_OF_CELLS.items()], loc='outside lower center', ncols=len(KINDS_OF_CELLS), fontsize=8, frameon=False)
+    figure.legend(handles=[Patch(color=colour, label=kind) for k, (kind, colour) in enumerate(KINDS_OF_CELLS.items()) if k in shown], loc='outside lower center', ncols=len(KINDS_OF_CELLS), fontsize=8, frameon=False)
     plt.close(figure)
     return figure
