@@ -2542,7 +2542,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.Search.full': ('search.html#search.full', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.Search.run': ('search.html#search.run', 'arc_jepa/solve/search.py'),
-                                       'arc_jepa.solve.search.Search.run_for': ('search.html#search.run_for', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.Search.tested': ('search.html#search.tested', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.States': ('search.html#states', 'arc_jepa/solve/search.py'),
                                        'arc_jepa.solve.search.States.__getitem__': ( 'search.html#states.__getitem__',

@@ -235,6 +235,24 @@ def test_objects_are_of_two_kinds():
     assert not solve(task, budget=None, max_nodes=60_000, guidance='frequency', engines=[e for e in ENGINES if e != 'branches']).solves(task)
 
 
+def all_that_a_search_knows(search):
+    "Its arrays by name; of the values only what is written, since behind it lies what was tried last."
+    parts = {'menu': search._menu._asdict(), 'goal': search._goal._asdict(), 'memory': search._memory._asdict(), 'search': {'costs': search._costs}}
+    arrays = {f'{part}.{name}': array for part, named in parts.items() for name, array in named.items() if isinstance(array, np.ndarray) and name != 'words'}
+    return arrays | {'memory.arena': arrays['memory.arena'][:search.bytes_used]}
+
+
+def test_a_search_is_read_and_left_as_it_is():
+    "Repetitions and steps are run on the arrays of the search itself."
+    for task, look, least in ((tasks_of(CURRICULUM, 'phase_v', 20_038, 1)[0], repeats, 500), (load_task('arc1/training/d406998b'), one_step_more, 200)):
+        search = searched(task, 5_000)
+        before = {name: array.copy() for name, array in all_that_a_search_knows(search).items()}
+        assert look(search)[1] > least and len(before) == 19
+        assert [name for name, array in all_that_a_search_knows(search).items() if not np.array_equal(array, before[name])] == []
+        search.run(5_000)
+        assert search.state_bits().tolist() == searched(task, 10_000).state_bits().tolist(), 'it goes on as if nobody had looked'
+
+
 def test_the_solver_repeats_a_share_of_what_it_has_searched_and_counts_it():
     task = tasks_of(CURRICULUM, 'phase_v', 20_038, 1)[0]
     solution = solve(task, budget=None, max_nodes=30_000, views=['plain'])

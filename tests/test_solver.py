@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,6 +254,44 @@ def test_nobody_looks_twice_at_the_same(monkeypatch):
     monkeypatch.setattr(solver_module, 'stacks', lambda search: looks.append((id(search.task), search.tested)) or stacks(search))
     for programs in (6_000, 20_000, 100_000, 200_000): solve(task_of(MANY_VIEWS_AND_PARTS), budget=None, max_nodes=programs)
     assert len(looks) > 16 and all(after >= 1.1 * before for (task, before), (same, after) in zip(looks, looks[1:]) if task == same)
+
+
+# ---- what comes first, and what is counted
+
+def priced(text, bits, answer, **against): return Candidate(parse(text), bits, (np.array([[answer]], np.uint8),), 0, **against)
+
+
+def test_what_speaks_against_an_answer_is_a_price_and_no_rank():
+    def order(*candidates): return [(int(c.answers[0][0, 0]), bits) for c, bits in rank_answers(list(candidates))]
+    one_cell = priced('trim', 20.0, 1, wrong=1)
+    assert order(priced('peel', 30.0, 2, missed=3), one_cell) == [(1, 60.0), (2, 66.0)], 'a wrong cell comes before a fit that misses three'
+    assert order(one_cell, priced('peel', 59.0, 2)) == [(2, 59.0), (1, 60.0)] and order(one_cell, priced('peel', 61.0, 2)) == [(1, 60.0), (2, 61.0)]
+    assert order(priced('trim', 20.0, 1, wrong=2), priced('peel', 99.0, 2, missed=0), priced('invert', 1.0, 3, wrong=2, missed=1)) == [(3, 93.0), (2, 99.0), (1, 100.0)]
+    assert order(replace(one_cell, bits=21.0), priced('peel', 61.0, 1), priced('invert', 60.5, 2)) == [(1, 60.0), (2, 60.5)], 'those that agree support each other, what has cells wrong too'
+
+
+@pytest.mark.parametrize('cheaper, guess', [(solver_module.DOUBT + 0.5, True), (solver_module.DOUBT - 0.5, False)])
+def test_a_cheaper_answer_with_something_against_it_can_stand_before_one_that_is_trusted(cheaper, guess):
+    task = Task('two ways', (Pair([[1]], [[1]]),), (Pair([[2]]),))
+    account = solver_module._Account([priced('trim', 40.0, 1), priced('peel', 40.0 - cheaper, 2, missed=1)], tested=9)
+    solution = solver_module._solution(task, account, 'uniform', solver_module._Clock(None))
+    assert solution.guess == guess and solution.programs == (('peel', 'trim') if guess else ('trim', 'peel')) and (solution.found_after is None) == guess
+
+
+def test_few_programs_are_run_that_are_not_counted(monkeypatch):
+    "In one look of an engine; steps and bodies that the executor runs were counted before."
+    most, runs = {stacks: 8, windows: 64, branches: 64, one_step_more: 64, repeats: 64}, []
+    for room in map(sys.modules.get, {engine.__module__ for engine in most}):
+        monkeypatch.setattr(room, 'run_on_task', lambda program, task, run=room.run_on_task: runs.append(program) or run(program, task))
+    counts = {engine: [] for engine in most}
+    for search in map(searched, map(task_of, ('5582e5ca', '007bbfb7', '25ff71a9', 'd23f8c26'))):
+        before = search.tested
+        for engine in most:
+            runs.clear()
+            engine(search)
+            counts[engine].append(len(runs))
+        assert search.tested == before
+    assert all(0 < max(counts[engine]) <= most[engine] for engine in most), counts
 
 
 # ---- what is left out

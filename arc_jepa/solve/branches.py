@@ -16,7 +16,7 @@ from .windows import worth_saying
 
 # %% auto #0
 __all__ = ['MAX_PAIRS', 'MAX_PARTLY', 'ALIKE', 'MAX_CONDITIONS', 'IF_BITS', 'MAX_ANSWERS', 'MAX_TRIED', 'A_SIDE', 'STEP_EFFORT',
-           'MAX_BODY', 'EFFORT', 'branches', 'repeats', 'one_step_more']
+           'MAX_BODY', 'MAX_EFFORT', 'branches', 'repeats', 'one_step_more']
 
 # %% ../../nbs/44_branches.ipynb #442007
 MAX_PAIRS = 62                       # bits of a word, without its sign
@@ -210,14 +210,14 @@ def _repeated(addresses, menu, memory, goal, state, body, values, work, effort):
 
 # %% ../../nbs/44_branches.ipynb #442056
 MAX_BODY = 4                         # steps
-EFFORT = 10_000_000                  # cells that are handled in one look
+MAX_EFFORT = 10_000_000              # of one look, in cells
 
 @jit
 def _find_repeats(addresses, menu, memory, goal, first, n_states, programs, found, values, work):
     "Write (start, end, demonstrations that need more than one round) of the bodies that give all outputs to `found`, from state `first` on. Returns how many there are, how many were tested (at most `programs`), and the state to go on from."
     n, tested, body, effort = 0, 0, np.zeros(MAX_BODY, np.int64), np.zeros(1, np.int64)
     for s in range(first, n_states):
-        if tested + MAX_BODY > programs or effort[0] > EFFORT: return n, tested, s
+        if tested + MAX_BODY > programs or effort[0] > MAX_EFFORT: return n, tested, s
         if memory.kind[s] != GRID: continue
         start, length = s, 0
         while start > 0 and length < MAX_BODY and n < len(found):
@@ -266,7 +266,7 @@ def _find_steps(addresses, menu, memory, goal, right_on, grids, steps, programs,
     n, tested, effort = 0, 0, np.zeros(1, np.int64)
     for g in range(len(grids)):
         for i in steps:
-            if tested == programs or effort[0] > EFFORT or n == len(found): return n, tested
+            if tested == programs or effort[0] > MAX_EFFORT or n == len(found): return n, tested
             tested += 1
             stepped = _stepped(addresses, menu, memory, goal, grids[g], i, right_on[g], values, work, effort)
             if not stepped: continue

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/40_search.ipynb #400003
 from __future__ import annotations
-import time
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -470,12 +469,6 @@ class Search(_Kept):
         for row in position.found[before:position.counters[FOUND]].tolist(): self._keep(*row)
         self.exhausted = bool(over) or int(position.counters[FOUND]) == len(position.found)
         return not self.exhausted
-
-    def run_for(self, programs: int, seconds: float) -> bool:
-        "Test up to `programs` programs more, for about `seconds` of CPU time of this thread; returns whether the search can go on."
-        last, end, going_on = self.tested + programs, time.thread_time() + seconds, not self.exhausted
-        while going_on and self.tested < last and time.thread_time() < end: going_on = self.run(min(CHUNK, last - self.tested))
-        return going_on
 
     def _keep(self, state: int, colours: int, tested: int) -> None:
         "Make a candidate of a state that fits up to the colour map `colours`."

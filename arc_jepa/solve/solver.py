@@ -29,7 +29,7 @@ __all__ = ['DOUBT', 'WRONG', 'PATIENCE', 'FIRST_LOOK', 'LATER_LOOKS', 'LAST_LOOK
 
 # %% ../../nbs/47_solver.ipynb #440005
 DOUBT = 12.0             # bits for each demonstration that a candidate does not predict when it is left out
-WRONG = 40.0             # bits for each cell that it has wrong: never before one that fits
+WRONG = 40.0             # bits for each cell that it has wrong; both are added to its own
 
 def rank_answers(candidates: list[Candidate]) -> list[tuple[Candidate, float]]:
     "The distinct answers, best first: for each the best candidate that gives it, and −log₂ of the total probability of all that do, with what speaks against them."

@@ -16,7 +16,8 @@ from .search import Candidate, Search, States, _probe
 
 # %% auto #0
 __all__ = ['NOT_BLACK', 'LITERAL_BITS', 'PAINT', 'COPY', 'MAX_TABLE_STATES', 'MAX_COPIED_GRIDS', 'MAX_PIECES', 'MAX_LAYERS',
-           'GROUNDS', 'LEFT_OUT_GROUNDS', 'EFFORT', 'KINDS_OF_CELLS', 'Sets', 'Table', 'tables', 'stacks', 'show_cells']
+           'GROUNDS', 'LEFT_OUT_GROUNDS', 'MAX_COMPARED', 'KINDS_OF_CELLS', 'Sets', 'Table', 'tables', 'stacks',
+           'show_cells']
 
 # %% ../../nbs/41_stacking.ipynb #410007
 @jit
@@ -259,7 +260,7 @@ def _layer(piece: np.ndarray, literal, grid) -> Step:
 MAX_TABLE_STATES, MAX_COPIED_GRIDS = 6_000, 400     # states that tables are made of, the cheapest; grids of a table that pieces are copied from
 MAX_PIECES, MAX_LAYERS = 20_000, 8      # for one ground; in one stack
 GROUNDS, LEFT_OUT_GROUNDS = 4, 2      # grounds that are covered, with all demonstrations and with one left out
-EFFORT = 10_000_000                   # words that are compared for pairs of literals, for one ground
+MAX_COMPARED = 10_000_000             # words that are compared for pairs of literals, for one ground
 
 class Sets(NamedTuple):
     "Sets of cells of the demonstrations: where each grid is right and where it is not black, the literals, and where the outputs have each colour."
@@ -286,7 +287,7 @@ class Table:
         self.cell_bits = float(np.log2(max(np.prod(sides[:goal.n_demonstrations], 1).mean(), 2)) + np.log2(10))
         self._literals(states, int(ends[-1]))
         self._grounds(states[states.kinds == GRID], int(ends[-1]))
-        self.paired = int(min(len(self.bits), np.sqrt(2 * EFFORT / self.words)))
+        self.paired = int(min(len(self.bits), np.sqrt(2 * MAX_COMPARED / self.words)))
 
     def _literals(self, states: States, words: int) -> None:
         room = 4 * len(states)
@@ -397,14 +398,15 @@ def show_cells(table: Table, sets: dict[str, np.ndarray], wanted: np.ndarray, op
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
-    n = table.goal.n_demonstrations
+    n, shown = table.goal.n_demonstrations, set()
     figure, axes = plt.subplots(n, len(sets), figsize=(size * len(sets), size * n + .5), squeeze=False, layout='constrained')
     for column, (title, cells) in zip(axes.T, sets.items()):
         column[0].set_title(title, fontsize=8)
         for axis, judged in zip(column, _judged(*map(table.unpack, (cells, wanted, open_cells)))):
+            shown.update(judged.ravel().tolist())
             axis.imshow(judged, cmap=ListedColormap(list(KINDS_OF_CELLS.values())), vmin=-.5, vmax=len(KINDS_OF_CELLS) - .5, interpolation='nearest')
             axis.set_xticks(np.arange(judged.shape[1] + 1) - .5, []), axis.set_yticks(np.arange(judged.shape[0] + 1) - .5, [])
             axis.grid(color='white', lw=.4), axis.tick_params(length=0), axis.spines[:].set_visible(False)
-    figure.legend(handles=[Patch(color=colour, label=kind) for kind, colour in KINDS_OF_CELLS.items()], loc='outside lower center', ncols=len(KINDS_OF_CELLS), fontsize=8, frameon=False)
+    figure.legend(handles=[Patch(color=colour, label=kind) for k, (kind, colour) in enumerate(KINDS_OF_CELLS.items()) if k in shown], loc='outside lower center', ncols=len(KINDS_OF_CELLS), fontsize=8, frameon=False)
     plt.close(figure)
     return figure
