@@ -233,7 +233,7 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
 def teach(run_dir: Annotated[Path, typer.Argument(help='Run directory of a trained JEPA.')],
           library: Annotated[Optional[list[Path]], typer.Option('--library', '-l', metavar='DIR', help='A library that `solve --library` made, beside the one of this package. May be repeated.')] = None,
           generated: Annotated[int, typer.Option('--generated', min=100, help='Generated tasks among the lessons.')] = 40_000, as_json: AsJson = False) -> None:
-    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those that have a program in a library. About three minutes on two CPU cores; `solve` and `evaluate --jepa` use it from then on."
+    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those that have a program in a library; and say what it is worth, on tasks that it has not seen, and by itself where it has not seen their operations in generated tasks either. About three minutes on two CPU cores; `solve` and `evaluate --jepa` use it from then on."
     with _clear_errors():
         with _saying():
             from arc_jepa.jepa.models import Jepa
