@@ -233,17 +233,17 @@ def probe(run_dir: Annotated[Path, typer.Argument(help='Run directory of a train
 def teach(run_dir: Annotated[Path, typer.Argument(help='Run directory of a trained JEPA.')],
           library: Annotated[Optional[list[Path]], typer.Option('--library', '-l', metavar='DIR', help='A library that `solve --library` made, beside the one of this package. May be repeated.')] = None,
           generated: Annotated[int, typer.Option('--generated', min=100, help='Generated tasks among the lessons.')] = 40_000, as_json: AsJson = False) -> None:
-    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those that have a program in a library. About three minutes on two CPU cores; `solve` and `evaluate --jepa` use it from then on."
+    "Teach a trained JEPA what is worth trying on a task, from tasks whose programs are known: generated ones, and those that have a program in a library; and say what it is worth, on tasks that it has not seen, and by itself where it has not seen their operations in generated tasks either. About three minutes on two CPU cores; `solve` and `evaluate --jepa` use it from then on."
     with _clear_errors():
         with _saying():
             from arc_jepa.jepa.models import Jepa
             from arc_jepa.solve.library import Library
-            from arc_jepa.solve.recognition import examples_of, format_worth, origins_of, save_recognition, teach as learn, worth_of
+            from arc_jepa.solve.recognition import examples_of, format_worth, origins_of, save_recognition, teach as learn, unseen_operations, worth_of
             jepa, libraries = Jepa.load(run_dir), [Library(), *map(Library, library or ())]
             examples = examples_of(libraries)
         models = learn(jepa, examples, generated=generated)
         save_recognition(models, run_dir)
-        with _saying('what it is worth'): worth = worth_of(jepa, models, examples, origins_of(examples, libraries))
+        with _saying('what it is worth'): worth = worth_of(jepa, models, examples, origins_of(examples, libraries), unseen_operations(examples, generated))
         typer.echo(json.dumps(worth) if as_json else format_worth(worth))
 
 # %% ../nbs/81_commands.ipynb #runs0001
@@ -410,7 +410,7 @@ def _grown(done: dict, library) -> str:
     "What was done and what there is, for people."
     before = f'of {done["tasks"]:,} tasks {done["known"]:,} had a program, and {done["tried_before"]:,} were tried in vain with as much'
     first = f'{before}; {done["newly_solved"]:,} of the other {done["tried"]:,} are newly solved, in {done["cpu_seconds"]:,.0f} CPU-s' if done['tried'] else f'nothing to do: {before}; larger limits or other guidance try those again'
-    left_out = f'\nleft out, as the same as a task of an evaluation split: {done["left_out"]:,}' if done['left_out'] else ''
+    left_out = f'\nleft out, as in an evaluation split, whole or by a pair: {done["left_out"]:,}' if done['left_out'] else ''
     return f'{first}{left_out}\n{library}'
 
 def _grow(directory: Path, sets: list[str], source, budget: float | None, max_nodes: int | None, workers: int | None, as_json: bool) -> None:

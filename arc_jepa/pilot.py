@@ -159,12 +159,12 @@ class PilotWork:
     def teach(self) -> None:
         "What is worth trying on a task, from generated tasks and the library."
         from arc_jepa.solve.library import Library
-        from arc_jepa.solve.recognition import examples_of, format_worth, origins_of, save_recognition, teach, worth_of
+        from arc_jepa.solve.recognition import examples_of, format_worth, origins_of, save_recognition, teach, unseen_operations, worth_of
         jepa, library = self.jepa(), Library()
         examples = examples_of([library])
         models = teach(jepa, examples, generated=self.config.lessons, progress=self.progress)
         save_recognition(models, self.run_dir/'jepa')
-        worth = worth_of(jepa, models, examples, origins_of(examples, [library]))
+        worth = worth_of(jepa, models, examples, origins_of(examples, [library]), unseen_operations(examples, self.config.lessons))
         write_atomic(self.run_dir/'taught.json', json.dumps(worth, indent=1))
         print(format_worth(worth))
 

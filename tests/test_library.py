@@ -237,9 +237,44 @@ def test_an_evaluation_task_under_another_name_is_left_out(tmp_path):
     write_manifest(tmp_path/'both.jsonl', [TASKS['40853293'], TASKS['67a3c6ac']])
     write_manifest(tmp_path/'one.jsonl', [TASKS['40853293']])
     done = command('--library', tmp_path/'library', '--tasks', tmp_path/'both.jsonl', '--max-nodes', 1_000)
-    assert done.exit_code == 0 and 'left out, as the same as a task of an evaluation split: 1' in done.stdout and [row['id'] for row in lines(tmp_path/'library')] == ['67a3c6ac']
+    assert done.exit_code == 0 and 'left out, as in an evaluation split, whole or by a pair: 1' in done.stdout and [row['id'] for row in lines(tmp_path/'library')] == ['67a3c6ac']
     refused = command('--library', tmp_path/'other', '--tasks', tmp_path/'one.jsonl')
     assert refused.exit_code == 1 and 'nothing but tasks of evaluation splits' in refused.stderr
+
+@pytest.fixture
+def reserved(monkeypatch):
+    "Evaluation splits of one task that is made up."
+    pairs = Pair([[1, 0, 2], [0, 0, 3]], [[0, 1, 2], [0, 0, 3]]), Pair([[0, 4, 0], [5, 5, 0]], [[0, 0, 4], [0, 5, 5]]), Pair([[6, 0], [0, 6]], [[6, 0], [0, 6]]), Pair([[7, 7]], [[7, 7, 7]])
+    task = Task('reserved', pairs, (Pair([[1, 2, 0], [0, 0, 0]], [[2, 0, 1], [0, 0, 0]]),))
+    monkeypatch.setattr(room, '_EVALUATION', ('reserved',))
+    monkeypatch.setattr(room, 'load_tasks', lambda name: [task])
+    room._evaluation_keys.cache_clear()
+    yield task
+    room._evaluation_keys.cache_clear()
+
+def test_one_pair_in_common_is_enough_turned_and_in_other_colours(reserved):
+    first, second, same, plain = reserved.demonstrations
+    colours, mine = np.roll(np.arange(10), 3), Pair([[8, 0], [0, 9]], [[9, 0], [0, 8]])
+    def turned(pair): return Pair(*(np.rot90(colours[grid]).astype(np.uint8) for grid in (pair.input, pair.output)))
+    other = Pair(second.input, second.output[::-1])
+    for pairs, tests, expected in [((first, mine), (), True), ((mine, turned(second)), (), True), ((mine,), (turned(first),), True), ((mine, mine), (), False), ((mine, other), (), False),
+                                   ((mine, same), (), False), ((mine, plain), (), False), ((mine,), (Pair(first.input),), False), ((mine,), reserved.tests, False),
+                                   (reserved.demonstrations, (Pair(reserved.tests[0].input),), True)]:
+        assert room.is_reported([Task('mine', pairs, tests)]) == [expected], (pairs, tests)
+    assert room.is_reported([]) == []
+
+def test_a_whole_task_is_the_same_even_if_its_pairs_say_nothing(reserved, monkeypatch):
+    idle = Task('idle', reserved.demonstrations[2:], (Pair([[1]]),))
+    assert room.is_reported([idle]) == [False]
+    monkeypatch.setattr(room, 'load_tasks', lambda name: [idle])
+    room._evaluation_keys.cache_clear()
+    assert room.is_reported([idle, Task('half', idle.demonstrations[:1], idle.tests)]) == [True, False]
+
+def test_a_demonstration_more_or_less_is_no_other_task():
+    "Two of the three demonstrations of ac0c5833 of ARC-AGI-2 training are those of an evaluation task, whose whole is another one."
+    newer = load_tasks('arc2/training')
+    assert room.is_reported([newer['ac0c5833']]) == [True] and sum(room.is_reported(newer)) == 377
+    assert [task.id for task, out in zip(TASKS, room.is_reported(TASKS)) if out] == ['40853293', 'caa06a1f']
 
 
 # ---- files that are not whole

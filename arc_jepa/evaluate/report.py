@@ -266,10 +266,13 @@ def taught_html(run_dir: Path) -> str:
     taught, note = read_json(run_dir/'taught.json')
     bits = {name: b for name, value in (taught.get('bits_a_step') or {}).items() if (b := as_number(value)) is not None} if taught else {}
     if not bits: return note_html(note or 'taught.json holds no figures.')
-    saved = taught.get('saved') if isinstance(taught.get('saved'), dict) else {}
+    def saving(part):
+        saved = part.get('saved') if isinstance(part, dict) and isinstance(part.get('saved'), dict) else {}
+        return f'{escape(saved.get("source"))} saves {count(saved.get("value"), 2)} against {escape(saved.get("floor"))}, <span class="whole">{count(saved.get("low"), 2)} to {count(saved.get("high"), 2)}</span>' if saved else ''
+    parts = {name: part for name, part in taught['parts'].items() if saving(part)} if isinstance(taught.get('parts'), dict) else {}
     words = (f'<p>For {count(taught.get("programs"))} tasks of ARC-1 training there is a program in the library. What a step of it costs, in bits, when the demonstrations are read by each of these: one bit less a step halves the programs that come before one of one step, and quarters those before one of two. '
-             '<b>nothing</b>, <b>statistics</b> and <b>recognition</b> were taught; of each task they are asked by heads that have seen neither it nor another one whose program does the same.'
-             + (f' {escape(saved.get("source"))} saves {count(saved.get("value"), 2)} against {escape(saved.get("floor"))}, <span class="whole">{count(saved.get("low"), 2)} to {count(saved.get("high"), 2)}</span>.' if saved else '') + '</p>')
+             '<b>nothing</b>, <b>statistics</b> and <b>recognition</b> were taught; of each task they are asked by heads that have seen neither it nor another one of the library whose program does the same. Its operations they may have seen, in generated tasks.'
+             + (f' {saving(taught)}.' if saving(taught) else '') + ''.join(f' Of {count(part.get("programs"))} programs, {escape(name)}: {saving(part)}.' for name, part in parts.items()) + '</p>')
     return words + table_html(('prior', 'bits a step'), [[f'<b>{escape(name)}</b>', f'{b:.2f}'] for name, b in bits.items()])
 
 def _alarms_html(alarms: list[dict]) -> str:

@@ -213,16 +213,27 @@ def _said_of_dropped(dropped: Sequence[str]) -> list[str]: return [f'  dropped: 
 _EVALUATION = tuple(name for name in DATASET_NAMES if name.endswith('/evaluation'))
 _REPORTING = 'a library is learned from, and evaluation tasks are for reporting; right would be arc1/training, or a manifest of generated tasks'
 
+def _says_nothing(pair: Pair) -> bool:
+    "Is the output the input, or is each of them of one colour?"
+    return np.array_equal(pair.input, pair.output) or all((grid == grid.flat[0]).all() for grid in (pair.input, pair.output))
+
+def _keys_with_pairs(tasks: Sequence[Task], tests: bool) -> list[set[str]]:
+    "For each task its key and those of its demonstrations, each as a task of one pair; with `tests`, of tests whose outputs are known too."
+    keys = [{key} for key in key_texts(task_keys(tasks))]
+    pairs = [(place, pair) for place, task in zip(keys, tasks) for pair in task.demonstrations + (task.tests if tests else ()) if pair.output is not None and not _says_nothing(pair)]
+    for (place, _), key in zip(pairs, key_texts(task_keys([Task('a pair', (pair,), ()) for _, pair in pairs]))): place.add(key)
+    return keys
+
 @lru_cache(maxsize=1)
-def _evaluation_keys() -> frozenset[str]: return frozenset(key for name in _EVALUATION for key in key_texts(task_keys(load_tasks(name))))
+def _evaluation_keys() -> frozenset[str]: return frozenset().union(*(keys for name in _EVALUATION for keys in _keys_with_pairs(load_tasks(name), tests=False)))
 
 def is_reported(tasks: Sequence[Task]) -> list[bool]:
-    "Is each task the same as one of an evaluation split? Nothing may be learned from those."
-    return [key in _evaluation_keys() for key in key_texts(task_keys(tasks))]
+    "Is each task the same as one of an evaluation split, or has it a pair that is a demonstration of one and says something? Nothing may be learned from those."
+    return [not keys.isdisjoint(_evaluation_keys()) for keys in _keys_with_pairs(tasks, tests=True)]
 
 @dataclass(frozen=True)
 class _Asked:
-    "Tasks to solve, by their content: set and task, in the order of the sets; and how many are the same as one of an evaluation split."
+    "Tasks to solve, by their content: set and task, in the order of the sets; and how many are in an evaluation split, whole or by a pair (`is_reported`)."
     tasks: dict[str, tuple[str, Task]]
     left_out: int
 

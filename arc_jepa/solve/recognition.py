@@ -34,11 +34,12 @@ from .library import ORIGINS, Library, is_reported, rule_key
 from .search import DEDUCED, FLOOR, OPERANDS, instructions_for
 
 # %% auto #0
-__all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'EPOCHS', 'RECOLOURED', 'EXECUTED',
-           'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_WEIGHT', 'SOURCES', 'labels', 'Lessons', 'examples_of',
-           'origins_of', 'keys_of', 'folds_of', 'generated_lessons', 'library_lessons', 'hindsight_lessons', 'features',
-           'Head', 'RecognitionModel', 'lessons_from', 'teach', 'bits_a_step', 'in_reach', 'worth_of', 'format_worth',
-           'worth_of_sources', 'save_recognition', 'has_recognition', 'load_recognition']
+__all__ = ['CHOICE', 'FOLDS', 'LESSON_SEED', 'READS', 'STATISTICS', 'DESCRIPTION', 'SUFFIX', 'GENERATED', 'EPOCHS', 'RECOLOURED',
+           'EXECUTED', 'MOST_RECOLOURED', 'MOST_EXECUTED', 'LIBRARY_WEIGHT', 'SOURCES', 'labels', 'Lessons',
+           'examples_of', 'origins_of', 'keys_of', 'folds_of', 'generated_lessons', 'library_lessons',
+           'hindsight_lessons', 'features', 'Head', 'RecognitionModel', 'lessons_from', 'teach', 'bits_a_step',
+           'unseen_operations', 'in_reach', 'worth_of', 'format_worth', 'worth_of_sources', 'save_recognition',
+           'has_recognition', 'load_recognition']
 
 # %% ../../nbs/49_recognition.ipynb #490005
 CHOICE = np.zeros((len(Type) + 1, N_OPS), bool)        # what can be chosen, by the type of the value
@@ -144,7 +145,8 @@ def hindsight_lessons(examples: Sequence[tuple[Task, Program]], folds: Sequence[
     return found
 
 # %% ../../nbs/49_recognition.ipynb #490013
-READS = 'fused', 'statistics', 'nothing'
+READS = 'fused', 'statistics', 'nothing'         # each but the last has the next one for its floor
+STATISTICS = slice(2 * N_STATISTICS)             # columns of `features`: mean and spread of the statistics stand first, whatever else is read
 
 def _mean_and_spread(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     "Of the rows that belong together: so many of each task, one task after the other."
@@ -267,7 +269,7 @@ def teach(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: Sequence[
     named, folds, models = _Labels(lessons), torch.tensor(lessons.folds), {}
     known = dict(zip(key_texts(keys_of([task for task, _ in examples])), folds_of(examples)))
     for name in reads:
-        x, heads = torch.from_numpy({'fused': everything, 'statistics': everything[:, :2 * N_STATISTICS], 'nothing': np.ones((len(everything), 1), np.float32)}[name]), []
+        x, heads = torch.from_numpy({'fused': everything, 'statistics': everything[:, STATISTICS], 'nothing': np.ones((len(everything), 1), np.float32)}[name]), []
         for fold in range(FOLDS):
             with ticking(f'teaching ({name}, {fold + 1} of {FOLDS})', progress, leave=False), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed * FOLDS + fold)
@@ -285,6 +287,12 @@ def bits_a_step(priors: Sequence[np.ndarray | None], programs: Sequence[Program]
         if steps: found[i] = np.mean([-np.log2((1 - floor) * rows[kind, op] / max(rows[kind].sum(), 1e-300) + floor / CHOICE[kind].sum()) for kind, op in steps])
     return found
 
+def unseen_operations(examples: Sequence[tuple[Task, Program]], generated: int = GENERATED, seed: int = 0) -> np.ndarray:
+    "bool[N]: programs whose `labels`, in their order, are those of no generated lesson (`generated` and `seed` as for `teach`) and of no program of another fold, so that the head which answers for the task has seen them nowhere."
+    named, folds = [tuple(labels(program)) for _, program in examples], folds_of(examples)
+    drawn, taught = set(map(tuple, generated_lessons(generated, seed).labels)), set(zip(named, folds))
+    return np.array([one not in drawn and not any((one, other) in taught for other in range(FOLDS) if other != fold) for one, fold in zip(named, folds)], bool)
+
 def in_reach(program: Program, task: Task) -> bool:
     "Can the search take every step of `program` in this task, but for a colour map at the end, which it computes? Those of other engines it cannot, nor programs in arguments that are not in its list."
     menu = instructions_for(task)
@@ -297,27 +305,33 @@ def in_reach(program: Program, task: Task) -> bool:
     deduced = program.steps[-1].op.name == 'map_colours'
     return all(as_instruction(step) in offered for step in program.steps[:len(program.steps) - deduced])
 
-def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]], origins: Sequence[str] | None = None) -> dict:
-    """Mean `bits_a_step` of the programs of `examples` for every source of priors there is (models answer with the heads that have not seen the program), of how many programs, and what the last source saves against its floor, the one before: mean of the differences with its 95 % bootstrap interval.
+def worth_of(jepa: Jepa, models: dict[str, RecognitionModel], examples: Sequence[tuple[Task, Program]], origins: Sequence[str] | None = None, unseen: Sequence[bool] | None = None) -> dict:
+    """Mean `bits_a_step` of the programs of `examples` for every source of priors there is, and of how many programs. `saved`: what the model that reads the most saves against its floor, the model that reads the most after it, or else the uniform prior: mean of the differences with its 95 % bootstrap interval over programs. Raises ValueError without a model.
 
-    `parts` has the same means of the programs that are `in_reach` of the search, and, with `origins`, of those that it found and that were written by hand."""
-    tasks, sources = [task for task, _ in examples], list(map(Guidance, (None, 'frequency', jepa, *(models[name] for name in reversed(READS) if name in models))))
+    A model answers for a task by the head that has seen neither it nor another task of the library whose program does the same; its operations the head may have seen, in generated lessons and in the library. `parts` has the same figures of the programs that are `in_reach` of the search; with `origins`, of those that it found and that were written by hand; and, with `unseen` (`unseen_operations`), of those whose operations no head that answers has seen in this order, and of those among them that were written by hand."""
+    taught = [models[name] for name in READS if name in models]
+    if not taught: raise ValueError(f'no model to judge; right would be some of {", ".join(READS)}, as `teach` makes them')
+    tasks, sources = [task for task, _ in examples], list(map(Guidance, (None, 'frequency', jepa, *reversed(taught))))
     bits = np.stack([bits_a_step(source.priors(tasks), [program for _, program in examples]) for source in sources])
     judged = np.isfinite(bits).all(0)
-    parts = {'in reach of the search': np.array([in_reach(program, task) for task, program in examples], bool), **({name: np.array(origins) == origin for name, origin in (('found by search', 'search'), ('written by hand', 'hand'))} if origins is not None else {})}
-    parts = {name: bits[:, judged & part] for name, part in parts.items() if (judged & part).any()}
-    bits = bits[:, judged]
-    def means(some): return {source.name: float(b.mean()) for source, b in zip(sources, some)}
-    return {'programs': bits.shape[1], 'bits_a_step': means(bits), 'parts': {name: {'programs': some.shape[1], 'bits_a_step': means(some)} for name, some in parts.items()},
-            'saved': dict(zip(('value', 'low', 'high'), bootstrap_mean(bits[-2] - bits[-1])), source=sources[-1].name, floor=sources[-2].name)}
+    parts = {'in reach of the search': np.array([in_reach(program, task) for task, program in examples], bool)}
+    if origins is not None: parts |= {'found by search': np.array(origins) == 'search', 'written by hand': np.array(origins) == 'hand'}
+    if unseen is not None: parts['operations unseen'] = np.array(unseen, bool)
+    if origins is not None and unseen is not None: parts['unseen, by hand'] = parts['operations unseen'] & parts['written by hand']
+    source, floor = len(sources) - 1, len(sources) - 2 if len(taught) > 1 else 0            # the first source is the uniform prior
+    def figures(some):
+        saved = dict(zip(('value', 'low', 'high'), bootstrap_mean(some[floor] - some[source])), source=sources[source].name, floor=sources[floor].name)
+        return {'programs': some.shape[1], 'bits_a_step': {source.name: float(b.mean()) for source, b in zip(sources, some)}, 'saved': saved}
+    return figures(bits[:, judged]) | {'parts': {name: figures(bits[:, judged & part]) for name, part in parts.items() if (judged & part).any()}}
 
 def format_worth(worth: dict) -> str:
     "For people."
     saved, columns = worth['saved'], {'all': worth, **worth['parts']}
     rows = [('', columns), ('programs', [str(part['programs']) for part in columns.values()]), *((source, [f'{part["bits_a_step"][source]:.2f}' for part in columns.values()]) for source in worth['bits_a_step'])]
-    return '\n'.join([f'bits a step of {worth["programs"]} programs, by what their tasks suggest (taught ones by heads that have seen neither):',
+    return '\n'.join([f'bits a step of {worth["programs"]} programs, by what their tasks suggest (taught ones by heads that have not seen the task; its operations they may have):',
                       *(f'  {first:26s}' + '  '.join(text.rjust(max(len(name), 4)) for text, name in zip(texts, columns)) for first, texts in rows),
-                      f'  {saved["source"]} saves {saved["value"]:.2f} against {saved["floor"]} (95 % interval {saved["low"]:.2f} to {saved["high"]:.2f})'])
+                      f'  {saved["source"]} saves against {saved["floor"]} (95 % interval):',
+                      *(f'    {name:24s}{part["saved"]["value"]:5.2f} ({part["saved"]["low"]:.2f} to {part["saved"]["high"]:.2f})' for name, part in columns.items())])
 
 # %% ../../nbs/49_recognition.ipynb #490031
 def worth_of_sources(jepa: Jepa, examples: Sequence[tuple[Task, Program]], reads: str = 'fused', generated: int = GENERATED, seed: int = 0, progress: bool = True) -> dict:
