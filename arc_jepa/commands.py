@@ -39,8 +39,8 @@ app = typer.Typer(name='arc-jepa', no_args_is_help=True, rich_markup_mode='markd
 ConfigName = Annotated[str, typer.Option('--config', '-c', help='Name of a packaged config, or a path.')]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar='[KEY=VALUE]...', help='Changes to single keys of the config, such as training.epochs=2.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
-MaxNodes = Annotated[Optional[int], typer.Option('--max-nodes', min=1, help='Programs to test a task.')]
-Budget = Annotated[Optional[float], typer.Option('--budget', min=0.01, help='CPU seconds a task.')]
+MaxNodes = Annotated[Optional[int], typer.Option('--max-nodes', min=1, help='Programs to test a task: the same answers every time.')]
+Budget = Annotated[Optional[float], typer.Option('--budget', min=0.01, help='CPU seconds a task: how many programs they allow differs a little from one time to the next.')]
 RunDir = Annotated[Optional[Path], typer.Option('--jepa', help='Run directory of a trained JEPA that guides the search.')]
 
 class Prior(str, Enum):
@@ -87,8 +87,11 @@ def _saying(what: str = 'loading torch and numba'):
     from arc_jepa.progress import ticking
     return ticking(what, os.environ.get('RANK', '0') == '0', leave=False)
 
-def _check_output(output: Path | None, kind: str, option: str = '--output') -> None:
-    "Refuse, before the work, a place that cannot be written to afterwards."
+def _check_output(output: Path | None, kind: str, option: str = '--output', reads: Path | str | None = None) -> None:
+    "Refuse, before the work, a place that cannot be written to afterwards, and a file that the work `reads`."
+    if output and output.exists() and not output.is_file() and not output.is_dir(): raise ValueError(f'{output}: a device or a pipe; {option} takes a{"n" * (kind == "HTML")} {kind} file')
+    sources = (reads, *Path(reads).glob('*.json'), *Path(reads).glob('manifest.jsonl')) if reads and os.path.exists(reads) else ()
+    if output and output.exists() and any(os.path.samefile(output, source) for source in sources): raise ValueError(f'{output}: tasks are read from there, and would be lost; {option} takes another file')
     if output and (output.is_dir() or not (place := next(p for p in output.absolute().parents if p.exists())).is_dir() or not os.access(place, os.W_OK)):
         raise ValueError(f'{output}: a directory, or in a place that cannot be written; {option} takes a{"n" * (kind == "HTML")} {kind} file')
 
@@ -166,7 +169,7 @@ def triples(manifest: Annotated[Path, typer.Option('--manifest', '-m', help='Man
             seed: Annotated[int, typer.Option('--seed', min=0, help='Of the counterfactuals.')] = 0, as_json: AsJson = False) -> None:
     "Write (input, program, output) of every pair of a manifest, with what other programs make of the same input."
     with _clear_errors():
-        _check_output(output, 'JSON Lines')
+        _check_output(output, 'JSON Lines', reads=manifest)
         from arc_jepa.generate.corpus import write_triples
         counted = write_triples(manifest, output, counterfactuals, seed)
         typer.echo(json.dumps(counted) if as_json else f'{counted["triples"]:,} triples of {counted["tasks"]:,} tasks ({counted["without_program"]} without a program, {counted["too_few_counterfactuals"]} with too few counterfactuals), {counted["cpu_seconds"]} CPU-s: {output}')
@@ -380,9 +383,9 @@ def tune(overrides: Overrides = None, config: ConfigName = 'jepa_pilot', keys: A
 
 # %% ../nbs/81_commands.ipynb #810009
 def _drawn(task, solution) -> str:
-    "The task and the attempts for a terminal with colours."
+    "The task, its outputs where they are known, and the attempts, for a terminal with colours."
     from arc_jepa.grid import terminal_grid, terminal_task
-    lines = [terminal_task(task.hide_test_outputs())]
+    lines = [terminal_task(task)]
     for i, tried in enumerate(solution.attempts):
         for k, grid in enumerate(tried): lines += [f'test {i + 1}, attempt {k + 1}: {solution.programs[k]}', terminal_grid(grid)]
     return '\n'.join(lines)
@@ -394,7 +397,7 @@ def _answers(solution) -> str:
 def _standing(solution, demonstrations: int) -> str:
     "How far the program can be trusted, in words."
     if solution.pairs_fitted < demonstrations: return f'a guess: no program fits all demonstrations, this one fits {solution.pairs_fitted} of {demonstrations}'
-    return f'fits all {demonstrations} demonstrations' + ('; a guess all the same: computed from fewer of them, it does not predict the rest' if solution.guess else '')
+    return ('fits the one demonstration' if demonstrations == 1 else f'fits all {demonstrations} demonstrations') + ('; a guess all the same: computed from fewer of them, it does not predict the rest' if solution.guess else '')
 
 def _check_solve(task: str | None, library: Path | None, tasks: list[str] | None, workers: int | None, draw: bool) -> None:
     "Refuse what does not go together: one task, or a library and sets of tasks."
@@ -445,7 +448,7 @@ def solve(task: Annotated[Optional[str], typer.Argument(help='A task by name (ar
         if as_json: typer.echo(json.dumps({**solution.to_json(), 'solved': right}))
         else:
             typer.echo(_drawn(loaded, solution) if draw else _answers(solution))
-            typer.echo(f'{solution.program or "nothing has the size of the outputs"}\n{_standing(solution, len(loaded.demonstrations))}\n{solution.programs_tested:,} programs tested, {solution.seconds:.2f} CPU-s, {solution.engine}, {solution.prior} prior'
+            typer.echo(f'{solution.program or "nothing has the size of the outputs"}\n{_standing(solution, len(loaded.demonstrations))}\n{solution.programs_tested:,} program{"s" * (solution.programs_tested != 1)} tested, {solution.seconds:.2f} CPU-s, {solution.engine}, {solution.prior} prior'
                        + ('' if right is None or not solution.program else '; the attempts are right' if right else '; the attempts are wrong'))
     if solution.pairs_fitted < len(loaded.demonstrations): raise typer.Exit(3)
 
@@ -495,8 +498,8 @@ def evaluate(tasks: Annotated[Optional[str], typer.Option('--tasks', help='A set
     journal = written.with_suffix('.journal.jsonl') if written and written.name else None       # what was solved, until all files are there
     left = lambda: f'what was solved is in {journal}; the same command goes on' if journal and journal.exists() else 'nothing was solved yet; the same command starts again' if written else 'without --output nothing is kept'
     with _clear_errors(), _stoppable(left, at_once=True):
-        _check_output(output, 'JSON')
-        _check_output(submission, 'JSON', '--submission')
+        _check_output(output, 'JSON', reads=tasks or arc_dev_root)
+        _check_output(submission, 'JSON', '--submission', tasks or arc_dev_root)
         if output and submission and output.absolute() == submission.absolute(): raise ValueError(f'{output}: --output and --submission are two files')
         if (tasks is None) == (arc_dev_root is None): raise ValueError('evaluate needs --tasks or --arc-dev-root, one of them')
         with _saying():

@@ -451,10 +451,11 @@ def override_config(cfg: _AnyConfig, overrides: Iterable[str] | Mapping[str, Any
 # %% ../nbs/01_config.ipynb #010046
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it takes the place of `path` when the block ends well. Makes the folder.
+    """A binary file to write; it takes the place of `path`, or of what a link there points to, when the block ends well. Makes the folder. Raises OSError where something is that is no file: a directory, a device, a pipe.
 
     If the block raises, or the machine stops at any moment, `path` is what it was: the content goes to a file beside it, reaches the disk, and only then is renamed, which is atomic."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file(): raise OSError(f'{path}: no regular file, so no other can take its place')
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'.{path.name}.{secrets.token_hex(6)}.tmp')   # beside it: only within one file system is renaming atomic
     try:

@@ -322,8 +322,10 @@ def load_task(spec: str | os.PathLike) -> Task:   # `arc1/training/00d62c1b`, `t
         if len(tasks) != 1: raise DatasetError(f'{text}: {len(tasks)} tasks; name one of them as {text}/ID')
         return tasks[0]
     parent, slash, id = text.rpartition('/')
-    if not slash: raise DatasetError(f'{text}: a task is named as arc1/training/ID, or as a path to its file')
-    if id.endswith(('.json', *MANIFEST_SUFFIXES)): raise DatasetError(f'{text}: no such file')
+    if not slash:
+        there = [f'{name}/{text}' for name in DATASET_NAMES if text in _published(name)]
+        raise DatasetError(f'{text}: a task is named as arc1/training/ID, or as a path to its file' + (f'; there is {" and ".join(there)}' if there else ''))
+    if id.endswith(('.json', *MANIFEST_SUFFIXES)): raise DatasetError(f'{text}: no such file' + (f'; there is {text.removesuffix(".json")}' if parent in DATASET_NAMES and id.removesuffix('.json') in _published(parent) else ''))
     tasks = load_tasks(parent)
     if id not in tasks and parent in DATASET_NAMES:
         for other in DATASET_NAMES:

@@ -388,8 +388,8 @@ def _draw_divider(figure, axes, column: int) -> None:
 
 # %% ../nbs/00_grid.ipynb #000076
 def terminal_grid(grid: np.ndarray) -> str:
-    "A grid in ANSI 24-bit background colours, a line for each row, two characters to a cell."
-    def run(colour, length): return '\x1b[48;2;{};{};{}m'.format(*_RGB[colour]) + '  ' * length
+    "A grid in ANSI 24-bit colours, a line for each row, two characters to a cell: its digit in its own colour, unseen until the colours are taken away, as in a pipe or a file."
+    def run(colour, length): return '\x1b[38;2;{0};{1};{2};48;2;{0};{1};{2}m'.format(*_RGB[colour]) + f'{colour} ' * length
     lines = [''] * len(grid)
     for r, _, colour, length in sorted((r, c, colour, n) for colour, runs in _runs(grid).items() for r, c, n in runs): lines[r] += run(colour, length)
     return '\n'.join(line + '\x1b[0m' for line in lines)

@@ -1,5 +1,6 @@
 """`arc-jepa evaluate`: its figures are those of its rows, its submission has an answer for everything and nothing from a test output, and after a kill it goes on in another process with what it has found."""
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -143,6 +144,20 @@ def test_hidden_outputs_are_an_error_without_a_submission_and_no_report_with_one
     assert done.exit_code == 0 and 'nothing is judged: 2 of 2 tasks' in done.stdout and 'report.json is not written' in done.stdout
     assert (tmp_path/'submission.json').is_file() and not (tmp_path/'report.json').exists()
 
+
+@pytest.mark.parametrize('option', ['--output', '--submission'])
+def test_the_tasks_themselves_are_no_place_to_write_to(option, tmp_path):
+    folder = tmp_path/'tasks'
+    folder.mkdir()
+    file = published(folder/'one.json', TASKS[:1])
+    for tasks in (file, folder):
+        done = command('--tasks', tasks, '--max-nodes', 50, option, file)
+        assert done.exit_code == 1 and 'tasks are read from there' in done.stderr and len(load_tasks(str(file))) == 1
+
+def test_a_pipe_is_no_place_to_write_to(tmp_path):
+    os.mkfifo(tmp_path/'pipe')
+    done = command('--tasks', 'arc1/training', '--limit', 1, '--max-nodes', 50, '--output', tmp_path/'pipe')
+    assert done.exit_code == 1 and 'a device or a pipe' in done.stderr and (tmp_path/'pipe').is_fifo()
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_search(tmp_path, monkeypatch):
     def never(*words, **more): raise AssertionError('searched before the refusal')

@@ -122,8 +122,9 @@ def test_pictures_show_every_cell(rows):
     assert (drawn == grid).all()
     ansi = {'{};{};{}'.format(*bytes.fromhex(colour[1:])): i for i, colour in enumerate(PALETTE)}
     for row, line in zip(rows, terminal_grid(grid).split('\n')):
-        runs = re.findall(r'\x1b\[48;2;([\d;]+)m( +)', line)
-        assert [ansi[rgb] for rgb, blanks in runs for _ in range(len(blanks) // 2)] == row
+        runs = re.findall(r'\x1b\[38;2;([\d;]+);48;2;\1m((?:\d )+)', line)          # digits in the colour of their cell
+        assert [ansi[rgb] for rgb, cells in runs for _ in range(len(cells) // 2)] == row
+        assert list(map(int, re.sub(r'\x1b\[[\d;]*m', '', line).split())) == row, 'without colours they are there to be read'
 
 
 def test_ids_and_captions_cannot_break_a_page():

@@ -321,6 +321,11 @@ def test_engines_and_views_that_there_are_not(what, chosen):
     assert right[what] in str(error.value) and str(error.value).endswith(f'not {", ".join(chosen) or "none"}')
 
 
+def test_a_name_is_no_task():
+    with pytest.raises(TypeError, match="solve takes a Task, as load_task.* gives, not 'arc1/training/3428a4f5'"): solve('arc1/training/3428a4f5', max_nodes=10)
+    with pytest.raises(ValueError, match='guidance comes from None .*, not 5'): solve(task_of(MANY_VIEWS_AND_PARTS), max_nodes=10, guidance=5)
+
+
 # ---- no leak, no chance
 
 @pytest.mark.parametrize('name', [name for names in FOUND_BY.values() for name in names])

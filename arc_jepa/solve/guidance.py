@@ -34,7 +34,7 @@ def operation_frequencies(tasks: int = 6000) -> np.ndarray:
 class Guidance:
     "A source of priors: `Guidance()` is uniform, `Guidance('frequency')` knows how common operations are, `Guidance(model)` and `Guidance(jepa)` read the demonstrations."
     def __init__(self, source: PriorSource | Jepa | str | None = None):
-        if isinstance(source, str) and source != 'frequency': raise ValueError(f"guidance comes from None (uniform), 'frequency', a RecognitionModel or a Jepa, not {source!r}; load one with load_recognition(run_dir) or Jepa.load(run_dir)")
+        if not (source is None or source == 'frequency' or hasattr(source, 'priors') or hasattr(source, 'prior')): raise ValueError(f"guidance comes from None (uniform), 'frequency', a RecognitionModel or a Jepa, not {source!r}; load one with load_recognition(run_dir) or Jepa.load(run_dir)")
         self.source = source
 
     @property

@@ -248,6 +248,7 @@ def solve(task: Task, budget: float | None = 10.0, max_nodes: int | None = None,
 
     `guidance`: a `RecognitionModel`, a `Jepa`, 'frequency', or None for the uniform prior. `prior` (as `instruction_costs` takes it) overrides it where priors were computed for many tasks at once; `guidance` then only names it. `engines` and `views`: ('search',) and ('plain',) leave out all others.
     Raises ValueError for a task without demonstrations, without any limit or with an engine or a view that there is not."""
+    if not isinstance(task, Task): raise TypeError(f"solve takes a Task, as load_task('arc1/training/3428a4f5') gives, not {task!r:.60}")
     if budget is None and max_nodes is None: raise ValueError('solve needs a limit: budget (seconds), max_nodes (programs), or both')
     if budget is not None and not budget > 0 or max_nodes is not None and not max_nodes >= 1: raise ValueError(f'limits are seconds above 0 and at least one program, not budget={budget} and max_nodes={max_nodes}')
     if not task.demonstrations or not task.tests: raise ValueError(f'task {task.id}: needs at least one demonstration and one test input, has {len(task.demonstrations)} and {len(task.tests)}')
