@@ -510,7 +510,7 @@ def set_html(run_dir: Path, stem: str, data: dict) -> str:
 SETS = {'synthetic': 'Held-out generated tasks', 'arc1_training': 'ARC-1 training', 'arc1_evaluation': 'ARC-1 evaluation', 'arc2_training': 'ARC-2 training', 'arc2_evaluation': 'ARC-2 evaluation'}
 EXPECTED = ('synthetic', 'arc1_training', 'arc1_evaluation')
 INTRODUCTION = ('<p>Generated tasks, a network trained on such tasks, and a search for programs that solve tasks. Each task is searched once for each <i>variant</i>, with the same number of programs: '
-                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>statistics</b> and <b>meta_guided</b> were taught on tasks with known programs what demonstrations suggest, the first from statistics made by hand, the second from what the network reads too (tasks of the library by heads that have seen neither them nor another task whose program does the same). '
+                '<b>dsl_only</b> takes all operations for equally likely, <b>frequency</b> knows how common they are in generated rules, <b>statistics</b> and <b>meta_guided</b> were taught on tasks with known programs what demonstrations suggest, the first from statistics made by hand, the second from what the network reads too (tasks of the library by heads that have seen neither them nor another one of it whose program does the same). '
                 'A task is solved when all its test outputs are among two attempts. The cost of a program is given in bits: one bit more is half as likely.</p>')
 
 def _tile(label: str, figure: str, words: str) -> str: return f'<div class="tile"><small>{label}</small><b>{figure}</b><span>{words}</span></div>'
